@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+// The door of core: what every other room may use.
+#pragma once
+#include "core/arena.h"
+#include "core/caps.h"
+#include "core/cancel.h"
+#include "core/dtype.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "core/tensor_view.h"
+#include "core/threads.h"

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/threads.h"
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include "core/caps.h"
+
+#ifdef SLA2_THREADS_OPENMP
+#include <omp.h>
+#endif
+
+namespace sla2 {
+
+namespace {
+thread_local int t_count = 0;
+}
+
+void set_thread_count(int count) noexcept {
+  t_count = std::max(count, 0);
+#ifdef SLA2_THREADS_OPENMP
+  omp_set_num_threads(thread_count());  // oneDNN, called from this thread, follows
+#endif
+}
+
+int thread_count() noexcept { return t_count > 0 ? t_count : physical_threads(); }
+
+void parallel_for(int64_t count, const std::function<void(int64_t, int)>& body) {
+  const int threads = static_cast<int>(std::min<int64_t>(thread_count(), count));
+  if (threads <= 1) {
+    for (int64_t i = 0; i < count; ++i) body(i, 0);
+    return;
+  }
+#ifdef SLA2_THREADS_OPENMP
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (int64_t i = 0; i < count; ++i) body(i, omp_get_thread_num());
+#else
+  std::atomic<int64_t> next{0};
+  const auto work = [&](int worker) {
+    for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) body(i, worker);
+  };
+  std::vector<std::thread> helpers;
+  helpers.reserve(static_cast<size_t>(threads - 1));
+  for (int worker = 1; worker < threads; ++worker) helpers.emplace_back(work, worker);
+  work(0);
+  for (std::thread& helper : helpers) helper.join();
+#endif
+}
+
+void parallel_ranges(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t, int)>& body) {
+  const int64_t parts = (count + grain - 1) / grain;
+  parallel_for(parts, [&](int64_t part, int worker) {
+    body(part * grain, std::min(count, (part + 1) * grain), worker);
+  });
+}
+
+}  // namespace sla2

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one thread pool. It is OpenMP's, because oneDNN (as Debian builds it) runs on OpenMP: two pools on the same cores
+// would fight. Under TSan (SLA2_THREADS=std) plain threads take its place.
+// Work is cut into fixed parts, so a result never depends on the number of threads.
+#pragma once
+#include <cstdint>
+#include <functional>
+
+namespace sla2 {
+
+/// Threads used by calls made from this thread; 0 restores the default (all CPUs this process may use).
+void set_thread_count(int count) noexcept;
+[[nodiscard]] int thread_count() noexcept;
+
+/// Call body(i, worker) for i in [0, count), dynamically scheduled; worker in [0, thread_count()).
+/// The body must not throw and must not depend on the worker except for scratch memory.
+void parallel_for(int64_t count, const std::function<void(int64_t index, int worker)>& body);
+
+/// Cut [0, count) into ranges of at most `grain` and call body(begin, end, worker).
+void parallel_ranges(int64_t count, int64_t grain, const std::function<void(int64_t begin, int64_t end, int worker)>& body);
+
+}  // namespace sla2

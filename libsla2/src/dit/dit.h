@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// The door of dit: Wan2.1's diffusion transformer. Latent and timestep in, velocity out. Knows no files' formats.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "attention/attention.h"
+#include "config/model_config.h"
+#include "core/core.h"
+#include "latent/latent.h"
+#include "text/text.h"
+#include "weights/weights.h"
+
+namespace sla2::dit {
+
+enum class Precision : uint8_t {
+  kAuto,  ///< bf16 where the CPU has fast bf16 products, else fp32 products on the weights as stored
+  kF32,
+  kBf16,  ///< bf16 inputs to matrix products, fp32 accumulation, fp32 residual stream, norms and modulation
+};
+
+/// What self-attention does in one layer of one step.
+struct LayerAttention {
+  attention::Mode mode = attention::Mode::kFull;
+  double sparsity = 0;
+};
+
+struct Options {
+  Precision precision = Precision::kAuto;
+  int64_t token_chunk = 4096;  ///< rows at a time in QKV and FFN, so that only attention sees whole-sequence tensors
+};
+
+/// Per-prompt constants: text MLP and every layer's cross-attention K and V, padding collapsed into one biased key.
+class PromptContext {
+ public:
+  virtual ~PromptContext() = default;
+  [[nodiscard]] virtual uint64_t bytes() const noexcept = 0;
+};
+
+struct LayerReport {
+  double seconds = 0, attention_seconds = 0;
+  attention::Stats attention;
+};
+
+struct ForwardReport {
+  std::vector<LayerReport> layers;
+  int first_bad_block = -1;  ///< first block whose output has NaN or infinity; layers() for the head; -1: none
+};
+
+/// One loaded model for one grid size at a time. One thread at a time.
+class Dit {
+ public:
+  /// Check every tensor's shape against the configuration; load and pack weights.
+  static std::unique_ptr<Dit> load(std::shared_ptr<const weights::Checkpoint> checkpoint, const Options& options,
+                                   const CancelToken& cancel, const std::function<void(double fraction)>& on_progress);
+  virtual ~Dit() = default;
+  [[nodiscard]] virtual const config::DitConfig& config() const noexcept = 0;
+  /// Bytes of weights as held, and of activations for a grid: known without loading (see plan()).
+  [[nodiscard]] virtual uint64_t weight_bytes() const noexcept = 0;
+  virtual std::unique_ptr<PromptContext> prepare_prompt(const text::Embedding& embedding) = 0;
+  /// Allocate the activation arena for a grid. Throws MEMORY.
+  virtual void set_grid(const latent::Grid& grid) = 0;
+  /// velocity [C_out,F,H,W] = model(x, t, prompt). `policy` has one entry per layer, or is empty (all full).
+  /// Cancels between blocks. `report` may be null; when given, each block's output is checked for NaN and infinity.
+  virtual void forward(const latent::Latent& x, float timestep, const PromptContext& prompt,
+                       std::span<const LayerAttention> policy, const CancelToken& cancel, latent::Latent& velocity,
+                       ForwardReport* report) = 0;
+};
+
+/// The static plan: weights, prompt constants and the activation arena for a grid, from the configuration alone.
+struct PlanSummary {
+  uint64_t weight_bytes = 0, prompt_bytes = 0, activation_bytes = 0;
+  std::string text;  ///< one line per buffer
+  [[nodiscard]] uint64_t total() const noexcept { return weight_bytes + prompt_bytes + activation_bytes; }
+};
+PlanSummary plan(const config::DitConfig& config, const latent::Grid& grid, int64_t prompt_tokens, const Options& options,
+                 bool uses_sparse);
+
+}  // namespace sla2::dit
