@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures for tests that drive the built programs and compare with somebody else's code.
+
+SLA2_BUILD names the build folder; without it build/dev is taken.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def build_dir() -> Path:
+    return Path(os.environ.get("SLA2_BUILD", ROOT / "build" / "dev")).resolve()
+
+
+def find_program(name: str) -> Path:
+    """The built program of this name; a missing one is a failure, never a skip."""
+    for path in sorted(build_dir().rglob(name)):
+        if path.is_file() and os.access(path, os.X_OK):
+            return path
+    raise AssertionError(f"{name} is not built in {build_dir()}; run ./dev build or set SLA2_BUILD")
+
+
+@pytest.fixture(scope="session")
+def probe():
+    """probe("dit") -> path of the built probe_dit."""
+    return lambda name: find_program(f"probe_{name}")
+
+
+@pytest.fixture(scope="session")
+def run_probe(probe):
+    """run_probe("dit", "forward", "in.safetensors", ...) -> CompletedProcess; fails with the program's own words."""
+
+    def run(name: str, *args: object, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess:
+        command = [str(probe(name)), *map(str, args)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        if check and done.returncode != 0:
+            pytest.fail(f"{' '.join(command)}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    return run
