@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimisation helpers: Muon with AdamW, weight averages, schedules and atomic checkpoints."""
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
+    """Return the approximate polar factor of each matrix of ``g`` [n, rows, cols].
+
+    Quintic Newton-Schulz iteration (Jordan et al., 2024); singular values end in about [0.7, 1.2].
+    """
+    x = g / (g.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
+    flip = x.shape[1] > x.shape[2]
+    if flip:
+        x = x.mT
+    for _ in range(steps):
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.mT if flip else x
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon for the parameters in ``matrices``, AdamW for those in ``others``.
+
+    Muon updates are scaled by 0.2 * sqrt(max(rows, cols)), which gives them AdamW's usual size, so
+    one learning rate serves both. Convolution weights are seen as [out, in * kernel] matrices.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], others: list[nn.Parameter], lr: float = 1e-3,
+                 momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.99),
+                 weight_decay: float = 0.0) -> None:
+        groups = [{"params": p, "muon": m} for p, m in ((matrices, True), (others, False)) if p]
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": betas,
+                                  "decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        """Apply one update."""
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            (self._muon if group["muon"] else self._adam)(group, params)
+
+    def _muon(self, group: dict, params: list[nn.Parameter]) -> None:
+        shapes = defaultdict(list)
+        for p in params:
+            state = self.state[p]
+            if not state:
+                state["m"] = torch.zeros_like(p)
+            state["m"].lerp_(p.grad, 1 - group["momentum"])
+            shapes[(p.shape[0], p[0].numel())].append(p)
+        for (rows, cols), same in shapes.items():
+            g = torch.stack([p.grad.lerp(self.state[p]["m"], group["momentum"]).reshape(rows, cols)
+                             for p in same])
+            update = orthogonalise(g) * (0.2 * math.sqrt(max(rows, cols)) * group["lr"])
+            for p, u in zip(same, update):
+                p.mul_(1 - group["lr"] * group["decay"]).sub_(u.view_as(p))
+
+    def _adam(self, group: dict, params: list[nn.Parameter]) -> None:
+        b1, b2 = group["betas"]
+        for p in params:
+            state = self.state[p]
+            if not state:
+                state.update(m=torch.zeros_like(p), v=torch.zeros_like(p), n=0)
+            state["n"] += 1
+            state["m"].lerp_(p.grad, 1 - b1)
+            state["v"].lerp_(p.grad.square(), 1 - b2)
+            size = group["lr"] / (1 - b1 ** state["n"])
+            scale = (state["v"] / (1 - b2 ** state["n"])).sqrt_().add_(1e-8)
+            p.addcdiv_(state["m"], scale, value=-size)
+
+
+class Ema:
+    """An exponential average of a model's weights, faster at the start of training."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.count = decay, 0
+        self.shadow = {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the model's weights."""
+        self.count += 1
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        for name, value in model.state_dict().items():
+            self.shadow[name].lerp_(value, 1 - decay)
+
+    def state_dict(self) -> dict:
+        """Return the average and its age."""
+        return {"count": self.count, "shadow": self.shadow}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what ``state_dict`` returned."""
+        self.count, self.shadow = state["count"], state["shadow"]
+
+
+def schedule(progress: float, step: int, warmup: int = 50, floor: float = 0.02) -> float:
+    """Return the factor on the learning rate: linear warm-up, then cosine decay in ``progress``."""
+    cosine = 0.5 + 0.5 * math.cos(math.pi * min(max(progress, 0.0), 1.0))
+    return min(1.0, (step + 1) / warmup) * (floor + (1 - floor) * cosine)
+
+
+def save(path: Path, state: dict) -> None:
+    """Write a checkpoint so that ``path`` is always a whole file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    os.replace(part, path)
