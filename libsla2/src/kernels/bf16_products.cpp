@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/bf16_products.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "kernels/gemm.h"
+
+namespace sla2::kernels {
+
+namespace {
+
+using Dims = dnnl::memory::dims;
+using Desc = dnnl::memory::desc;
+constexpr auto kBf16 = dnnl::memory::data_type::bf16;
+constexpr auto kF32 = dnnl::memory::data_type::f32;
+
+/// oneDNN fixes the number of threads when a primitive is made; tiles run on one thread each.
+template <typename Make>
+auto for_one_thread(const Make& make) {
+  const int before = thread_count();
+  set_thread_count(1);
+  try {
+    auto made = make();
+    set_thread_count(before);
+    return made;
+  } catch (...) {
+    set_thread_count(before);
+    throw;
+  }
+}
+
+}  // namespace
+
+int64_t PackedLinear::Bf16Products::columns_of(int64_t panel) const { return std::min(kColumnPanel, out_ - panel * kColumnPanel); }
+
+dnnl::matmul::primitive_desc PackedLinear::Bf16Products::describe(int64_t rows, int64_t columns, int64_t ldy, const Desc& w) const {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  const Desc x({rows, in_}, kBf16, Dims{in_, 1}), y({rows, columns}, kF32, Dims{ldy, 1});
+  return {dnnl::matmul::desc(x, w, y), attributes, engine_};
+}
+
+PackedLinear::Bf16Products::Bf16Products(int64_t in, int64_t out, const bf16_t* weight)
+    : in_(in), out_(out), engine_(dnnl::engine::kind::cpu, 0) {
+  try {
+    dnnl::stream stream(engine_);
+    for (int64_t column = 0; column < out; column += kColumnPanel) {
+      const int64_t columns = columns_of(column / kColumnPanel);
+      const Desc any({in, columns}, kBf16, dnnl::memory::format_tag::any), plain({in, columns}, kBf16, Dims{1, in});
+      const auto chosen = for_one_thread([&] { return describe(kMaxRowTile, columns, columns, any); }).weights_desc();
+      // oneDNN's memory takes a mutable pointer; the reorder only reads it.
+      dnnl::memory source(plain, engine_, const_cast<bf16_t*>(weight + column * in)), target(chosen, engine_);
+      dnnl::reorder(source, target).execute(stream, source, target);
+      stream.wait();
+      panels_.push_back(std::move(target));
+    }
+  } catch (const dnnl::error& error) {
+    fail(SLA2_E_INTERNAL, "oneDNN: packing a bf16 weight [{}, {}]: {}", out, in, error.what());
+  }
+}
+
+void PackedLinear::Bf16Products::prepare(int64_t rows, int64_t last_rows, int64_t ldy) {
+  try {
+    for (const size_t panel : {size_t{0}, panels_.size() - 1}) {
+      const int64_t columns = columns_of(static_cast<int64_t>(panel));
+      for (const int64_t count : {rows, last_rows}) {
+        const Key key{count, columns, ldy > 0 ? ldy : columns};
+        if (products_.contains(key)) continue;
+        products_.emplace(key, for_one_thread([&] {
+          const auto made = describe(count, columns, key.ldy, panels_[panel].get_desc());
+          return Product{dnnl::matmul(made), made.src_desc(), made.dst_desc(), made.scratchpad_desc()};
+        }));
+      }
+    }
+  } catch (const dnnl::error& error) {
+    fail(SLA2_E_INTERNAL, "oneDNN: bf16 product [{}, {}] x [{}, {}]: {}", rows, in_, in_, out_, error.what());
+  }
+}
+
+void PackedLinear::Bf16Products::run(const bf16_t* x, int64_t rows, int64_t panel, float* y, int64_t ldy) const {
+  const Product& product = products_.at({rows, columns_of(panel), ldy});
+  dnnl::stream stream(engine_);
+  dnnl::memory source(product.x, engine_, const_cast<bf16_t*>(x)), target(product.y, engine_, y);
+  dnnl::memory scratch(product.scratch, engine_);
+  product.primitive.execute(stream, {{DNNL_ARG_SRC, source},
+                                     {DNNL_ARG_WEIGHTS, panels_[static_cast<size_t>(panel)]},
+                                     {DNNL_ARG_DST, target},
+                                     {DNNL_ARG_SCRATCHPAD, scratch}});
+  stream.wait();
+}
+
+}  // namespace sla2::kernels
