@@ -15,11 +15,6 @@
 
 namespace sla2::weights {
 
-enum class ReadMode : uint8_t {
-  kMap,   ///< memory-mapped; a file that shrinks under us gives SLA2_E_FILE_READ, never SIGBUS
-  kRead,  ///< pread into memory: removable media, network folders
-};
-
 struct TensorInfo {
   std::string name;            ///< as in the file
   DType dtype = DType::kUnset;
@@ -28,18 +23,23 @@ struct TensorInfo {
   [[nodiscard]] int64_t element_count() const noexcept;
 };
 
-/// One safetensors file, header fully checked (wan_runner §8.1 rules) before any data is touched. Immutable; share freely.
+/// One safetensors file, its header fully checked before any data is touched. Immutable; share freely.
+/// Bytes come through pread, not through a mapping: a file that shrinks under us gives SLA2_E_FILE_READ, never SIGBUS,
+/// and no reader here needs a pointer into the file (file_io.h has the measurement).
 class SafetensorsFile {
  public:
-  static std::shared_ptr<const SafetensorsFile> open(const std::string& path, ReadMode mode = ReadMode::kMap);
+  static std::shared_ptr<const SafetensorsFile> open(const std::string& path);
   virtual ~SafetensorsFile() = default;
   [[nodiscard]] virtual const std::string& path() const noexcept = 0;
   [[nodiscard]] virtual const std::vector<TensorInfo>& tensors() const noexcept = 0;  ///< in file order
   [[nodiscard]] virtual const std::map<std::string, std::string>& metadata() const noexcept = 0;
   [[nodiscard]] virtual const TensorInfo* find(std::string_view name) const noexcept = 0;
-  /// Copy `count` elements from element `first` as stored. Throws FILE_READ if the bytes are not there any more.
+  /// Copy target.size() bytes from `byte_offset` of the tensor. Throws FILE_READ if the bytes are not there any more.
   virtual void read_bytes(const TensorInfo& tensor, uint64_t byte_offset, std::span<std::byte> target) const = 0;
   [[nodiscard]] virtual uint64_t file_bytes() const noexcept = 0;
+  [[nodiscard]] virtual const std::string& header() const noexcept = 0;  ///< the JSON text, checked
+  /// Start reading this tensor ahead; a hint, never fails.
+  virtual void will_need(const TensorInfo& tensor) const noexcept = 0;
 };
 
 /// Parse and check only a header (also the fuzzing entrance). `header` excludes the 8 length bytes.
@@ -61,10 +61,14 @@ struct Identity {
 /// Identify a file, a sharded index.json or a diffusers folder from headers only; a few milliseconds.
 Identity identify(const std::string& path);
 
+/// The part of a diffusers pipeline folder that holds this kind of network ("folder/vae"); `path` itself where it is no
+/// such folder.
+std::string part_path(const std::string& path, Kind kind);
+
 /// One checkpoint: a file, a sharded *.index.json, or a folder with one of them; names mapped to canonical ones.
 class Checkpoint {
  public:
-  static std::shared_ptr<const Checkpoint> open(const std::string& path, ReadMode mode = ReadMode::kMap);
+  static std::shared_ptr<const Checkpoint> open(const std::string& path);
   virtual ~Checkpoint() = default;
   [[nodiscard]] virtual const std::string& path() const noexcept = 0;
   [[nodiscard]] virtual const Identity& identity() const noexcept = 0;
@@ -72,7 +76,8 @@ class Checkpoint {
   /// Shape and storage type under the canonical name. Throws FILE_FORMAT naming the tensor and the file if it is missing.
   [[nodiscard]] virtual const TensorInfo& info(std::string_view canonical) const = 0;
   [[nodiscard]] virtual std::vector<std::string> names() const = 0;  ///< canonical, sorted
-  /// Convert to fp32, scaled fp8 included (weight · scale). Shape is checked against `shape` (empty: no check).
+  /// Convert to fp32, scaled fp8 included (weight · scale). Shape is checked against `shape` (empty: no check; extents of 1
+  /// are not compared).
   virtual void read_f32(std::string_view canonical, std::span<const int64_t> shape, std::span<float> target) const = 0;
   /// Rows [first_row, first_row + rows) of a tensor, converted to fp32 (embedding tables are never read whole).
   virtual void read_rows_f32(std::string_view canonical, int64_t first_row, int64_t rows, std::span<float> target) const = 0;
@@ -84,6 +89,16 @@ class Checkpoint {
   /// Hex digest (xxh3-128 is not needed; a stable 64-bit FNV of header and sampled data) to recognise the same weights again.
   [[nodiscard]] virtual std::string digest() const = 0;
 };
+
+/// One tensor a network needs.
+struct ExpectedTensor {
+  std::string name;             ///< canonical
+  std::vector<int64_t> shape;   ///< extents of 1 are not compared: [C] equals [C, 1, 1, 1]
+  bool required = true;
+};
+/// Every required tensor is there in its shape, or FILE_FORMAT listing names (the first few).
+/// Tensors that nobody expects are listed in a warning. `what` names the network in the text.
+void check_tensors(const Checkpoint& checkpoint, std::span<const ExpectedTensor> expected, std::string_view what);
 
 struct OutputTensor {
   std::string name;
