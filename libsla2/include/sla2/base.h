@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(SLA2_STATIC)
+#if defined(SLA2_STATIC) && !defined(SLA2_BUILDING)
 #define SLA2_API
 #elif defined(_WIN32)
 #if defined(SLA2_BUILDING)

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+# The shared library from all rooms, and what an installed tree holds: headers, CMake package sla2::sla2, pkg-config file.
+# Rooms are linked PRIVATE, so no dependency and no SLA2_STATIC reaches a consumer.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+set(SLA2_ABI_VERSION 0) # equals sla2_abi_version(); a breaking change raises both
+set(SLA2_VERSION_SCRIPT ${PROJECT_SOURCE_DIR}/packaging/cmake/sla2.map)
+
+add_library(sla2 SHARED)
+add_library(sla2::sla2 ALIAS sla2)
+target_link_libraries(sla2 PRIVATE sla2_api)
+target_include_directories(sla2 INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/libsla2/include>
+                                          $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+target_link_options(sla2 PRIVATE LINKER:--version-script=${SLA2_VERSION_SCRIPT} LINKER:--exclude-libs,ALL LINKER:-z,defs)
+if(SLA2_SANITIZE) # sanitizer runtimes live in the program, so their symbols stay undefined here
+  target_link_options(sla2 PRIVATE LINKER:-z,undefs)
+endif()
+set_target_properties(sla2 PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${SLA2_ABI_VERSION} LINKER_LANGUAGE CXX
+                                      LINK_DEPENDS ${SLA2_VERSION_SCRIPT})
+
+install(TARGETS sla2 EXPORT sla2Targets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT library)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/libsla2/include/sla2 DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT library)
+install(EXPORT sla2Targets NAMESPACE sla2:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/sla2 COMPONENT library)
+
+set(package_files ${PROJECT_BINARY_DIR}/package)
+configure_package_config_file(${PROJECT_SOURCE_DIR}/packaging/cmake/sla2Config.cmake.in ${package_files}/sla2Config.cmake
+                              INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/sla2)
+write_basic_package_version_file(${package_files}/sla2ConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${package_files}/sla2Config.cmake ${package_files}/sla2ConfigVersion.cmake
+        DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/sla2 COMPONENT library)
+configure_file(${PROJECT_SOURCE_DIR}/packaging/cmake/sla2.pc.in ${package_files}/sla2.pc @ONLY)
+install(FILES ${package_files}/sla2.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT library)
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/licenses/sla2 COMPONENT library)
