@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
+# Convolutions on blocked frames and the passes between them (used by vae/).
+list(APPEND KERNEL_SOURCES frame.cpp rms_silu.cpp cpu/conv.cpp ref/conv.cpp ref/rms_silu.cpp)
+list(APPEND KERNEL_AVX2_SOURCES cpu/rms_silu.cpp)

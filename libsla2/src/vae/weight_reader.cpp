@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vae/weight_reader.h"
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+
+namespace sla2::vae {
+
+WeightReader WeightReader::from(const weights::Checkpoint& checkpoint, bool round_to_bf16) {
+  return {[&checkpoint](std::string_view name, std::span<const int64_t> shape, std::span<float> target) {
+            checkpoint.read_f32(name, shape, target);
+          },
+          round_to_bf16, kernels::preferred_block()};
+}
+
+std::vector<float> WeightReader::read(const std::string& name, std::vector<int64_t> shape) const {
+  const int64_t count = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+  std::vector<float> values(static_cast<size_t>(count));
+  fetch_(name, shape, values);
+  if (round_)
+    for (float& value : values) value = bf16_to_f32(f32_to_bf16(value));
+  return values;
+}
+
+kernels::PackedConv WeightReader::conv(const std::string& name, const kernels::ConvGeometry& geometry, int rank) const {
+  std::vector<int64_t> shape{geometry.out_channels, geometry.in_channels, geometry.kernel_h, geometry.kernel_w};
+  if (rank == 5) shape.insert(shape.begin() + 2, 1);
+  const std::vector<float> weights = read(name + ".weight", shape);
+  const std::vector<float> bias = read(name + ".bias", {geometry.out_channels});
+  return {geometry, weights.data(), bias.data(), block_};
+}
+
+CausalTaps WeightReader::causal(const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t first_out,
+                                int64_t all_out) const {
+  if (all_out == 0) all_out = out;
+  const std::vector<float> weights = read(name + ".weight", {all_out, in, kCausalTaps, kernel, kernel});
+  const std::vector<float> bias = read(name + ".bias", {all_out});
+  const auto geometry = kernels::ConvGeometry::same(in, out, kernel);
+  const int64_t area = kernel * kernel;
+  std::vector<float> tap(static_cast<size_t>(geometry.weight_count()));
+  CausalTaps taps;
+  for (int64_t t = 0; t < kCausalTaps; ++t) {
+    for (int64_t pair = 0; pair < out * in; ++pair)  // (out, in) pairs
+      std::copy_n(weights.data() + ((first_out * in + pair) * kCausalTaps + t) * area, area, tap.data() + pair * area);
+    const bool newest = t + 1 == kCausalTaps;
+    taps[static_cast<size_t>(t)] = {geometry, tap.data(), newest ? bias.data() + first_out : nullptr, block_};
+  }
+  return taps;
+}
+
+std::vector<float> WeightReader::gamma(const std::string& name, int64_t channels, int rank) const {
+  std::vector<int64_t> shape(static_cast<size_t>(rank), 1);
+  shape[0] = channels;
+  std::vector<float> values = read(name + ".gamma", shape);
+  values.resize(static_cast<size_t>((channels + block_ - 1) / block_ * block_), 0.0F);
+  return values;
+}
+
+}  // namespace sla2::vae

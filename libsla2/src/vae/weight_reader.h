@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tensors of one block out of a checkpoint, as the packed forms of kernels/conv.h.
+#pragma once
+#include <array>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/core.h"
+#include "kernels/conv.h"
+#include "weights/weights.h"
+
+namespace sla2::vae {
+
+/// The three time taps of a causal convolution, oldest frame first; the newest carries the bias.
+using CausalTaps = std::array<kernels::PackedConv, 3>;
+
+class WeightReader {
+ public:
+  /// `fetch(name, shape, target)` fills fp32 and throws if the tensor is missing or shaped otherwise.
+  using Fetch = std::function<void(std::string_view, std::span<const int64_t>, std::span<float>)>;
+  WeightReader(Fetch fetch, bool round_to_bf16, int64_t block) : fetch_(std::move(fetch)), round_(round_to_bf16), block_(block) {}
+  static WeightReader from(const weights::Checkpoint& checkpoint, bool round_to_bf16);
+
+  [[nodiscard]] std::vector<float> read(const std::string& name, std::vector<int64_t> shape) const;
+  /// Conv2d with [out,in,kh,kw] weights, or Conv3d 1x1x1 where `rank` is 5.
+  [[nodiscard]] kernels::PackedConv conv(const std::string& name, const kernels::ConvGeometry& geometry, int rank = 4) const;
+  /// Conv3d [out,in,3,k,k]; rows [first_out, first_out + out) of a tensor with `all_out` rows.
+  [[nodiscard]] CausalTaps causal(const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t first_out = 0,
+                                  int64_t all_out = 0) const;
+  /// RMS_norm's gamma [C,1,1,1] or [C,1,1], filled up with zeros to whole blocks.
+  [[nodiscard]] std::vector<float> gamma(const std::string& name, int64_t channels, int rank) const;
+  [[nodiscard]] int64_t block() const noexcept { return block_; }
+
+ private:
+  Fetch fetch_;
+  bool round_;
+  int64_t block_;
+};
+
+constexpr int kCausalTaps = 3;
+
+}  // namespace sla2::vae
