@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/attention_ops.h"
+
+namespace sla2::kernels {
+
+AttentionOps attention_ops(Isa isa) {
+  AttentionOps ops{};
+  ops.panel_gemm = ref::panel_gemm;
+  ops.online_softmax = ref::online_softmax;
+  ops.rescale_rows = ref::rescale_rows;
+  ops.feature_map = ref::feature_map;
+  ops.route_scores = ref::route_scores;
+  ops.block_sum = ref::block_sum;
+  if (isa < Isa::kAvx2) return ops;
+  ops.panel_gemm = avx2::panel_gemm;
+  ops.online_softmax = avx2::online_softmax;
+  ops.rescale_rows = avx2::rescale_rows;
+  ops.feature_map = avx2::feature_map;
+  ops.route_scores = avx2::route_scores;
+  ops.block_sum = avx2::block_sum;
+  return ops;
+}
+
+}  // namespace sla2::kernels

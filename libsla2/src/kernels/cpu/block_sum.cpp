@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Block sums, AVX2: a chunk of 16 sums lives in four registers while the list runs; one cache line per block and chunk.
+#include "kernels/block_sum.h"
+
+#include <hwy/highway.h>
+
+namespace sla2::kernels::avx2 {
+
+void block_sum(int64_t count, const float* blocks, int64_t stride, const int32_t* list, int64_t list_size, double sign,
+               const double* base, double* out) {
+  namespace hn = hwy::HWY_NAMESPACE;
+  const hn::FixedTag<double, 4> tag;
+  const hn::FixedTag<float, 4> half;
+  using Vec = hn::Vec<hn::FixedTag<double, 4>>;
+  constexpr int64_t kLanes = 4, kVectors = 4, kChunk = kLanes * kVectors;
+  const Vec factor = hn::Set(tag, sign);
+  int64_t i = 0;
+  for (; i + kChunk <= count; i += kChunk) {
+    Vec sum[kVectors];
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < kVectors; ++v) sum[v] = hn::Zero(tag);
+    for (int64_t j = 0; j < list_size; ++j) {
+      const float* const at = blocks + list[j] * stride + i;
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kVectors; ++v) sum[v] = hn::Add(sum[v], hn::PromoteTo(tag, hn::LoadU(half, at + v * kLanes)));
+    }
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const Vec start = base == nullptr ? hn::Zero(tag) : hn::LoadU(tag, base + i + v * kLanes);
+      hn::StoreU(hn::MulAdd(factor, sum[v], start), tag, out + i + v * kLanes);  // factor is +-1: the product is exact
+    }
+  }
+  for (; i < count; ++i) {
+    double sum = 0;
+    for (int64_t j = 0; j < list_size; ++j) sum += static_cast<double>(blocks[list[j] * stride + i]);
+    out[i] = (base == nullptr ? 0.0 : base[i]) + sign * sum;
+  }
+}
+
+}  // namespace sla2::kernels::avx2

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// The product under every matrix product of attention: one panel of kPanel columns.
+//
+//   C[rows, 16] = A[rows, depth] · B[depth, 16]      (+ C where `accumulate`)
+//
+// A is addressed as a[r * a_row + k * a_step], so that A and its transpose need no copy; B is packed, 16 floats per k;
+// C has row stride c_row. fp32 throughout; AVX2 sums with FMA over k in order, the reference with a rounded product.
+#pragma once
+#include <cstdint>
+
+namespace sla2::kernels {
+
+/// Columns of a packed panel: two AVX2 registers wide, so that 6 rows fill 12 accumulators and leave 4 registers.
+inline constexpr int64_t kPanel = 16;
+[[nodiscard]] constexpr int64_t panels_of(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
+
+using PanelGemm = void (*)(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_step, const float* b, float* c,
+                           int64_t c_row, bool accumulate);
+
+namespace ref {
+void panel_gemm(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_step, const float* b, float* c,
+                int64_t c_row, bool accumulate);
+}
+namespace avx2 {
+void panel_gemm(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_step, const float* b, float* c,
+                int64_t c_row, bool accumulate);
+}
+
+}  // namespace sla2::kernels
