@@ -47,7 +47,8 @@ struct Stats {
 /// Shapes checked, kernels chosen. One thread at a time; forward allocates nothing.
 class Plan {
  public:
-  static std::unique_ptr<Plan> create(const Config& config);  ///< throws ARGUMENT | UNSUPPORTED
+  static std::unique_ptr<Plan> create(const Config& config);           ///< throws ARGUMENT | UNSUPPORTED
+  static std::unique_ptr<Plan> create(const Config& config, Isa isa);  ///< with the kernels of one instruction set (tests)
   virtual ~Plan() = default;
   [[nodiscard]] virtual const Config& config() const noexcept = 0;
   [[nodiscard]] virtual uint64_t workspace_bytes() const noexcept = 0;

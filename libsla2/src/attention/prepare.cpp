@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// What all query blocks of a head share, computed once.
+//   full  keys and values in packed panels
+//   sla2  1 block means of keys, the mean key μ, means - μ (router)
+//         2 keys - μ packed, values packed, φ, h_j, z_j
+//         3 totals of h and z in fp64
+#include <cmath>
+#include <limits>
+
+#include "attention/forward.h"
+
+namespace sla2::attention {
+namespace {
+
+using kernels::kPanel;
+
+constexpr float kLog2E = 0x1.715476p+0F;
+
+void load_keys(const Call& call, int64_t head, int64_t block, float* rows) {
+  const Geometry& g = call.geometry;
+  kernels::load_rows(rows_of(call.k, call.first_head + head, g.config.heads), block * g.block_k, g.key_rows(block), g.dim, 1.0F, rows);
+}
+
+void pack_value_block(const Call& call, const HeadBuffers& head, int64_t head_index, int64_t block, float* rows) {
+  const Geometry& g = call.geometry;
+  const int64_t n = g.key_rows(block);
+  kernels::load_rows(rows_of(call.v, call.first_head + head_index, g.config.heads), block * g.block_k, n, g.dim, 1.0F, rows);
+  kernels::pack_values(rows, n, g.dim, g.block_k, head.values + block * g.panels * g.block_k * kPanel);
+}
+
+void pack_full_block(const Call& call, int64_t head_index, int64_t block, float* rows) {
+  const Geometry& g = call.geometry;
+  const HeadBuffers head = call.workspace.head(head_index);
+  load_keys(call, head_index, block, rows);
+  kernels::pack_keys(rows, g.key_rows(block), g.dim, g.block_k, head.keys + block * g.block_k * g.dim);
+  pack_value_block(call, head, head_index, block, rows);
+}
+
+void pool_block(const Call& call, int64_t head_index, int64_t block, float* rows) {
+  const Geometry& g = call.geometry;
+  load_keys(call, head_index, block, rows);
+  kernels::mean_rows(rows, g.key_rows(block), g.dim, call.workspace.head(head_index).means + block, g.route_row);
+}
+
+/// μ = Σ_j b_j · mean_j / N, then means -= μ. Padding columns become 0.
+void centre_means(const Call& call, int64_t head_index) {
+  const Geometry& g = call.geometry;
+  const HeadBuffers head = call.workspace.head(head_index);
+  for (int64_t c = 0; c < g.dim; ++c) {
+    float* const line = head.means + c * g.route_row;
+    double sum = 0;
+    for (int64_t j = 0; j < g.key_blocks; ++j) sum += static_cast<double>(g.key_rows(j)) * static_cast<double>(line[j]);
+    head.shift[c] = static_cast<float>(sum / static_cast<double>(g.config.key_tokens));
+    for (int64_t j = 0; j < g.key_blocks; ++j) line[j] -= head.shift[c];
+    for (int64_t j = g.key_blocks; j < g.route_row; ++j) line[j] = 0;
+  }
+}
+
+void prepare_sla2_block(const Call& call, int64_t head_index, int64_t block, float* rows) {
+  const Geometry& g = call.geometry;
+  const HeadBuffers head = call.workspace.head(head_index);
+  const int64_t n = g.key_rows(block);
+  pack_value_block(call, head, head_index, block, rows);
+  load_keys(call, head_index, block, rows);
+  kernels::shift_rows(n, g.dim, head.shift, rows);
+  kernels::pack_keys(rows, n, g.dim, g.block_k, head.keys + block * g.block_k * g.dim);
+  if (!g.config.smooth_k) load_keys(call, head_index, block, rows);
+  call.ops.feature_map(n, g.dim, rows);
+
+  float* const z = head.z + block * g.dim;
+  for (int64_t c = 0; c < g.dim; ++c) z[c] = 0;
+  for (int64_t t = 0; t < n; ++t)
+    for (int64_t c = 0; c < g.dim; ++c) z[c] += rows[t * g.dim + c];
+  for (int64_t p = 0; p < g.panels; ++p)
+    call.ops.panel_gemm(g.dim, n, rows, 1, g.dim, head.values + (block * g.panels + p) * g.block_k * kPanel,
+                        head.h + (block * g.panels + p) * g.dim * kPanel, kPanel, false);
+}
+
+void total_panel(const Call& call, int64_t head_index, int64_t panel) {
+  const Geometry& g = call.geometry;
+  const HeadBuffers head = call.workspace.head(head_index);
+  const int64_t size = g.dim * kPanel;
+  call.ops.block_sum(size, head.h + panel * size, g.panels * size, call.workspace.all_blocks, g.key_blocks, 1.0, nullptr,
+                     head.h_total + panel * size);
+  if (panel == 0)
+    call.ops.block_sum(g.dim, head.z, g.dim, call.workspace.all_blocks, g.key_blocks, 1.0, nullptr, head.z_total);
+}
+
+/// each(head in group, item, rows scratch) for every item of every head. Two captures: std::function then needs no heap.
+template <typename Each>
+void for_group(const Call& call, int64_t items, const Each& each) {
+  struct Job {
+    const Call& call;
+    int64_t items;
+    const Each& each;
+  } const job{call, items, each};
+  parallel_for(call.group * items, [&job](int64_t index, int worker) {
+    job.each(job.call, index / job.items, index % job.items, job.call.workspace.worker(worker).rows);
+  });
+}
+
+}  // namespace
+
+void prepare_bias(const Call& call) {
+  const Geometry& g = call.geometry;
+  constexpr float kNone = -std::numeric_limits<float>::infinity();
+  const int64_t last = (g.key_blocks - 1) * g.block_k;
+  for (int64_t t = 0; t < g.block_k; ++t) call.workspace.tail_bias[t] = last + t < g.config.key_tokens ? 0.0F : kNone;
+  if (g.mode == Mode::kFull) {
+    if (call.key_bias != nullptr)
+      for (int64_t t = 0; t < g.key_blocks * g.block_k; ++t)
+        call.workspace.bias[t] = t < g.config.key_tokens ? call.key_bias[t] * kLog2E : kNone;
+  } else {
+    for (int64_t j = 0; j < g.key_blocks; ++j) call.workspace.all_blocks[j] = static_cast<int32_t>(j);
+  }
+}
+
+void prepare_group(const Call& call) {
+  const Geometry& g = call.geometry;
+  if (g.mode == Mode::kFull) {
+    for_group(call, g.key_blocks, pack_full_block);
+    return;
+  }
+  for_group(call, g.key_blocks, pool_block);
+  for_group(call, 1, [](const Call& c, int64_t head, int64_t, float*) { centre_means(c, head); });
+  for_group(call, g.key_blocks, prepare_sla2_block);
+  for_group(call, g.panels, [](const Call& c, int64_t head, int64_t panel, float*) { total_panel(c, head, panel); });
+}
+
+}  // namespace sla2::attention

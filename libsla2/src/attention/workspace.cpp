@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attention/workspace.h"
+
+#include "kernels/panel_gemm.h"
+
+namespace sla2::attention {
+
+using kernels::kPanel;
+
+/// Hands out 64-byte aligned pieces; with a null base it only counts.
+class Workspace::Cursor {
+ public:
+  explicit Cursor(std::byte* base) : base_(base) {}
+  template <typename T>
+  void take(T*& target, int64_t count) {
+    target = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    const uint64_t bytes = static_cast<uint64_t>(count) * sizeof(T);
+    used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  [[nodiscard]] uint64_t used() const { return used_; }
+
+ private:
+  static constexpr uint64_t kAlignment = 64;
+  std::byte* base_;
+  uint64_t used_ = 0;
+};
+
+void Workspace::place_head(Cursor& cursor, HeadBuffers& head) const {
+  const Geometry& g = *geometry_;
+  head = {};
+  cursor.take(head.keys, g.key_blocks * g.block_k * g.dim);
+  cursor.take(head.values, g.key_blocks * g.block_k * g.panels * kPanel);
+  if (g.mode == Mode::kFull) return;
+  cursor.take(head.means, g.dim * g.route_row);
+  cursor.take(head.shift, g.dim);
+  cursor.take(head.h, g.key_blocks * g.panels * g.dim * kPanel);
+  cursor.take(head.z, g.key_blocks * g.dim);
+  cursor.take(head.h_total, g.panels * g.dim * kPanel);
+  cursor.take(head.z_total, g.dim);
+}
+
+void Workspace::place_worker(Cursor& cursor, WorkerBuffers& worker) const {
+  const Geometry& g = *geometry_;
+  worker = {};
+  cursor.take(worker.q, g.block_q * g.dim);
+  cursor.take(worker.tile, g.block_q * g.block_k);
+  cursor.take(worker.acc, g.panels * g.block_q * kPanel);
+  cursor.take(worker.rows, g.block_k * g.dim);
+  for (float** const one : {&worker.m, &worker.l, &worker.rescale, &worker.w_sparse}) cursor.take(*one, g.block_q);
+  if (g.mode == Mode::kFull) return;
+  cursor.take(worker.q_phi, g.block_q * g.dim);
+  cursor.take(worker.q_mean, g.dim);
+  cursor.take(worker.linear, g.panels * g.block_q * kPanel);
+  cursor.take(worker.h_left, g.dim * kPanel);
+  cursor.take(worker.w_linear, g.block_q);
+  cursor.take(worker.h_sum, g.dim * kPanel);
+  cursor.take(worker.z_sum, g.dim);
+  cursor.take(worker.routes, g.route_row);
+  cursor.take(worker.order, g.key_blocks);
+}
+
+Workspace::Workspace(const Geometry& geometry, int slots, std::byte* base) : geometry_(&geometry) {
+  HeadBuffers head{};
+  Cursor head_size(nullptr);
+  place_head(head_size, head);
+  head_bytes_ = head_size.used();
+  WorkerBuffers worker{};
+  Cursor worker_size(nullptr);
+  place_worker(worker_size, worker);
+  worker_bytes_ = worker_size.used();
+
+  Cursor cursor(base);
+  cursor.take(heads_, geometry.group * static_cast<int64_t>(head_bytes_));
+  cursor.take(workers_, slots * static_cast<int64_t>(worker_bytes_));
+  if (geometry.mode == Mode::kFull) {
+    cursor.take(bias, geometry.key_blocks * geometry.block_k);
+  } else {
+    cursor.take(all_blocks, geometry.key_blocks);
+    cursor.take(linear_weight, geometry.heads * geometry.query_blocks);
+  }
+  cursor.take(tail_bias, geometry.block_k);
+  bytes_ = cursor.used();
+}
+
+HeadBuffers Workspace::head(int64_t index) const {
+  HeadBuffers result{};
+  Cursor cursor(heads_ + index * static_cast<int64_t>(head_bytes_));
+  place_head(cursor, result);
+  return result;
+}
+
+WorkerBuffers Workspace::worker(int index) const {
+  WorkerBuffers result{};
+  Cursor cursor(workers_ + index * static_cast<int64_t>(worker_bytes_));
+  place_worker(cursor, result);
+  return result;
+}
+
+}  // namespace sla2::attention

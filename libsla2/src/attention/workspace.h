@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where everything lies in the caller's workspace. Sizes follow from the geometry and the number of worker slots alone.
+// Letters: D channels, P = ceil(D/16) panels, bq and bk block sizes, T_n key blocks.
+#pragma once
+#include <cstddef>
+
+#include "attention/geometry.h"
+
+namespace sla2::attention {
+
+/// What one head's query blocks read. Only the first two exist in full mode.
+struct HeadBuffers {
+  float* keys;      ///< [T_n][bk/16][D][16], minus the mean key in SLA2 mode
+  float* values;    ///< [T_n][P][bk][16]
+  float* means;     ///< [D][route_row] block means of keys, minus the mean key
+  float* shift;     ///< [D] mean key
+  float* h;         ///< [T_n][P][D][16] h_j = φ(K_j)ᵀ V_j
+  float* z;         ///< [T_n][D] z_j = column sums of φ(K_j)
+  double* h_total;  ///< [P][D][16]
+  double* z_total;  ///< [D]
+};
+
+/// Scratch of one worker. Only the first group exists in full mode.
+struct WorkerBuffers {
+  float* q;        ///< [bq][D] queries times softmax scale and log2 e
+  float* tile;     ///< [bq][bk] logits, then weights
+  float* acc;      ///< [P][bq][16] sparse branch
+  float* rows;     ///< [bk][D] rows being packed
+  float *m, *l, *rescale, *w_sparse;  ///< [bq]
+
+  float* q_phi;    ///< [bq][D]
+  float* q_mean;   ///< [D]
+  float* linear;   ///< [P][bq][16] linear branch, before division
+  float* h_left;   ///< [D][16] one panel of H
+  float* w_linear; ///< [bq]
+  double* h_sum;   ///< [D][16]
+  double* z_sum;   ///< [D]
+  double* routes;  ///< [route_row]
+  int32_t* order;  ///< [T_n]
+};
+
+/// Offsets into one block; the same walk counts bytes (null base) and hands out pointers.
+class Workspace {
+ public:
+  /// slots: how many workers may run at once.
+  Workspace(const Geometry& geometry, int slots, std::byte* base);
+
+  [[nodiscard]] uint64_t bytes() const noexcept { return bytes_; }
+  [[nodiscard]] HeadBuffers head(int64_t index) const;
+  [[nodiscard]] WorkerBuffers worker(int index) const;
+  float* bias = nullptr;            ///< [T_n][bk] key bias · log2 e, -inf where no key is; full mode
+  float* tail_bias = nullptr;       ///< [bk] the same for the last block without a key bias
+  double* linear_weight = nullptr;  ///< [heads][T_m] sum of 1 - a over rows; SLA2 mode
+  int32_t* all_blocks = nullptr;    ///< [T_n] 0, 1, 2 …
+
+ private:
+  class Cursor;
+  void place_head(Cursor& cursor, HeadBuffers& head) const;
+  void place_worker(Cursor& cursor, WorkerBuffers& worker) const;
+
+  const Geometry* geometry_;
+  std::byte* heads_ = nullptr;
+  std::byte* workers_ = nullptr;
+  uint64_t head_bytes_ = 0, worker_bytes_ = 0, bytes_ = 0;
+};
+
+}  // namespace sla2::attention
