@@ -42,7 +42,7 @@ constexpr ParamRow kTable[] = {
     {"steps", kInt, "Sampling", "Denoising steps: more is slower and cleaner.", "", "", "50", 1, 1000, 1, false},
     {"sampler", kChoice, "Sampling", "Solver that turns velocities into the clip.", "", "euler|unipc|dpmpp_2m|rcm", "unipc", 0, 0, 0, false},
     {"schedule", kChoice, "Sampling", "Grid of noise levels; auto takes the one made for the sampler.", "",
-     "auto|wan_unipc|wan_dpm|diffusers_unipc|diffusers_euler|diffusers_dpm|lightx2v_4step|rcm", "auto", 0, 0, 0, true},
+     "auto|wan_unipc|wan_dpm|linear|diffusers_unipc|diffusers_dpm|diffusers_euler|lightx2v_4step|rcm|rcm_i2v", "auto", 0, 0, 0, true},
     {"sigmas", kFloatList, "Sampling", "Explicit noise levels, strictly decreasing, as 1,0.9,0.5; overrides schedule, steps and shift.", "",
      "", "", 0, 1, 0, true},
     {"shift", kFloat, "Sampling", "Spends more steps at high noise; 3 suits 480p, 5 suits 720p.", "", "", "5", 0.01, 100, 0, false},

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// The journey of a job. Phases free what they loaded before the next one starts: the text encoder goes before the DiT
+// comes, the DiT before the VAE.
+#include <chrono>
+#include <cmath>
+
+#include "pipeline/context.h"
+#include "video/video.h"
+
+namespace sla2::pipeline {
+
+namespace {
+
+/// Seconds from here to now.
+class Stopwatch {
+ public:
+  [[nodiscard]] double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+text::Embedding encode_one(JobContext& job, const text::EmbeddingCache& cache, std::unique_ptr<text::Umt5Encoder>& encoder,
+                           const std::string& cleaned, const std::vector<int32_t>& ids) {
+  const ModelParts& parts = job.parts();
+  text::Embedding embedding;
+  const bool cached = cache.load(cleaned, parts.encoder_digest, &embedding) && embedding.tokens == static_cast<int64_t>(ids.size()) &&
+                      embedding.width == parts.encoder_config.d_model;
+  if (cached) {
+    job.note([](RunRecord& r) { r.embedding_from_cache = true; });
+    return embedding;
+  }
+  if (!encoder) encoder = text::Umt5Encoder::create(parts.text_encoder);
+  embedding = encoder->encode(ids, job.cancel);
+  for (const float value : embedding.rows) {
+    SLA2_CHECK(std::isfinite(value), SLA2_E_NUMERIC,
+               "the text encoder gave NaN or infinity: {} holds damaged weights; download it again", parts.text_encoder->path());
+  }
+  cache.store(cleaned, parts.encoder_digest, embedding);
+  return embedding;
+}
+
+void tell_dropped(ProgressMeter& meter, const char* which, int dropped, size_t kept) {
+  if (dropped == 0) return;
+  meter.say(fmt::format("the {} is too long: {} tokens are used, {} were dropped from its end", which, kept, dropped));
+}
+
+}  // namespace
+
+void encode_prompts(JobContext& job, ProgressMeter& meter) {
+  if (job.state.encoded) return;  // resumed
+  const Stopwatch watch;
+  const int prompts = job.settings.guided() ? 2 : 1;
+  meter.report(Phase::kText, 0, prompts, 0);
+  const text::EmbeddingCache cache(job.settings.embedding_cache);
+  std::unique_ptr<text::Umt5Encoder> encoder;  // freed at the end of this phase
+  job.state.positive = encode_one(job, cache, encoder, job.settings.prompt, job.ids);
+  meter.report(Phase::kText, 1, prompts, 1.0 / prompts);
+  if (job.settings.guided()) {
+    job.state.negative = encode_one(job, cache, encoder, job.settings.negative, job.negative_ids);
+    meter.report(Phase::kText, prompts, prompts, 1);
+  }
+  job.state.encoded = true;
+  job.note([&](RunRecord& r) { r.text_seconds = watch.seconds(); });
+}
+
+void decode(JobContext& job, ProgressMeter& meter) {
+  const Stopwatch watch;
+  const Settings& settings = job.settings;
+  const auto total = static_cast<int>(settings.frames);
+  meter.report(Phase::kDecode, 0, total, 0);
+  const auto decoder = vae::Decoder::load(job.parts().vae, settings.vae_precision);
+  job.cancel.check();
+  vae::DecodeOptions options;
+  options.precision = settings.vae_precision;
+  options.tile = settings.vae_tile;
+  std::vector<uint8_t> rgb;
+  decoder->decode(job.state.x, options, job.cancel, [&](const vae::FrameChunk& chunk) {
+    video::frames_to_rgb(chunk, rgb);
+    Frames frames{static_cast<int>(chunk.width), static_cast<int>(chunk.height), static_cast<int>(chunk.first),
+                  static_cast<int>(chunk.count), total, rgb.data(), settings.fps};
+    if (job.callbacks.on_frames) {
+      const sla2_status status = job.callbacks.on_frames(frames);
+      SLA2_CHECK(status == SLA2_OK, status, "the receiver of the frames stopped the job at frame {} of {}", frames.first, total);
+    }
+    const int done = frames.first + frames.count;
+    job.note([&](RunRecord& r) { r.frames = done; });
+    meter.report(Phase::kDecode, done, total, static_cast<double>(done) / total);
+    job.cancel.check();
+  });
+  job.note([&](RunRecord& r) { r.decode_seconds = watch.seconds(); });
+}
+
+void generate(JobContext& job) {
+  ProgressMeter meter(job.parts(), job.settings, job.callbacks.on_progress);
+  try {
+    for (const std::string& note : job.settings.notes) job.fall_back(meter, note);
+    for (const std::string& note : job.plan.notes) job.fall_back(meter, note);
+    tell_dropped(meter, "prompt", job.record.prompt_dropped, job.ids.size());
+    if (job.settings.guided()) tell_dropped(meter, "negative prompt", job.record.negative_dropped, job.negative_ids.size());
+    encode_prompts(job, meter);
+    const Stopwatch watch;
+    sample(job, meter);
+    job.note([&](RunRecord& r) { r.sample_seconds = watch.seconds() - r.load_seconds; });
+    if (!job.settings.latent_out.empty()) write_latent(job.settings.latent_out, job.parts(), job.settings, job.state.x);
+    job.save_checkpoint();
+    decode(job, meter);
+  } catch (const Error& error) {
+    job.note([&](RunRecord& r) { r.total_seconds = meter.elapsed(); });
+    if (error.status() == SLA2_E_CANCELLED && !job.settings.checkpoint.empty()) {
+      try {
+        job.save_checkpoint();
+      } catch (const Error& write_error) {
+        fail(write_error.status(), "the job was cancelled, but its checkpoint was lost: {}", write_error.what());
+      }
+      fail(SLA2_E_CANCELLED, "cancelled on request after {} of {} steps; its state is in {}", job.state.step, job.settings.steps(),
+           job.settings.checkpoint);
+    }
+    throw;
+  }
+  job.note([&](RunRecord& r) { r.total_seconds = meter.elapsed(); });
+  meter.report(Phase::kDone, 1, 1, 1);
+}
+
+}  // namespace sla2::pipeline

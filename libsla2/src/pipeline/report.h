@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// What happened, collected while a job runs, and its JSON form.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "dit/dit.h"
+#include "pipeline/model.h"
+#include "pipeline/preflight.h"
+#include "pipeline/settings.h"
+
+namespace sla2::pipeline {
+
+struct LayerTotals {
+  double seconds = 0, attention_seconds = 0;
+  double sparsity_sum = 0;  ///< over forwards that ran sparse
+  int64_t forwards = 0, sparse_forwards = 0;
+};
+
+struct RunRecord {
+  sla2_status status = SLA2_OK;
+  std::string error;
+  bool finished = false;
+  int resumed_from = -1;  ///< step; -1: not resumed
+  int steps_done = 0;
+  int prompt_tokens = 0, negative_tokens = 0, prompt_dropped = 0, negative_dropped = 0;
+  bool embedding_from_cache = false;
+  double load_seconds = 0, text_seconds = 0, sample_seconds = 0, decode_seconds = 0, total_seconds = 0;
+  std::vector<double> step_seconds;
+  std::vector<LayerTotals> layers;
+  std::vector<std::string> fallbacks;
+  int64_t frames = 0;
+
+  /// Add one forward's layer facts.
+  void add(const dit::ForwardReport& report);
+};
+
+std::string report_json(const ModelParts& model, const Settings& settings, const MemoryPlanSummary& plan, const RunRecord& record);
+
+}  // namespace sla2::pipeline

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// Everything a job has decided before it starts: values resolved (user, then model, then table), typed and checked
+// against each other.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "config/params/params.h"
+#include "dit/dit.h"
+#include "latent/latent.h"
+#include "pipeline/model.h"
+#include "sampler/sampler.h"
+#include "vae/vae.h"
+
+namespace sla2::pipeline {
+
+struct AttentionSettings {
+  bool sparse = false;
+  double sparsity = 0;
+  int64_t steps_first = 0, steps_last = 0, layers_first = 0, layers_last = 0;  ///< kept dense
+};
+
+struct Settings {
+  config::ParamSet values;  ///< user's and model's, as text; what is saved and reported
+  std::vector<std::string> notes;  ///< decisions the user should hear of
+
+  std::string prompt, negative;  ///< cleaned
+  int64_t width = 0, height = 0, frames = 0;
+  double fps = 0;
+  latent::Latent shape;  ///< sizes only
+  latent::Grid grid;
+
+  std::string solver;
+  sampler::Schedule schedule;
+  float cfg_scale = 1;
+  uint64_t seed = 0;
+
+  AttentionSettings attention;
+  dit::Precision precision = dit::Precision::kAuto;
+  vae::Precision vae_precision = vae::Precision::kAuto;
+  int64_t vae_tile = 0;
+
+  int threads = 0;
+  uint64_t memory_limit = 0;  ///< bytes; 0: what is available
+  std::string checkpoint, latent_out, embedding_cache;
+  int64_t checkpoint_every = 0, preview_every = 0;
+  bool nan_retry = true;
+
+  [[nodiscard]] int steps() const noexcept { return static_cast<int>(schedule.timesteps.size()); }
+  [[nodiscard]] bool guided() const noexcept { return cfg_scale != 1.0f; }
+};
+
+/// Throws ARGUMENT for values that contradict each other or the model.
+Settings resolve_settings(const ModelParts& model, const config::ParamSet& params);
+
+/// Dense guards: what self-attention does in each layer at `step`; empty: every layer full.
+std::vector<dit::LayerAttention> attention_policy(const AttentionSettings& attention, int step, int steps, int64_t layers);
+
+}  // namespace sla2::pipeline
