@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Wan-VAE decode: ours against diffusers fp32 and bf16 in the same run, same random weights, same sizes.
+
+Each contender runs in a process of its own, so that peak memory is its own. `--full` takes the public sizes (base 96) at
+256x256, 17 frames; without it base 32 at 128x128, 9 frames. SLA2_BUILD names the build folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from conftest import find_program
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def make_weights(folder: Path, base: int) -> None:
+    import torch
+    from diffusers import AutoencoderKLWan
+    from test_vae import randomise, save
+
+    model = AutoencoderKLWan(base_dim=base)
+    randomise(model, 1)
+    torch.manual_seed(0)
+    save(model, folder)
+
+
+def run_diffusers(folder: Path, precision: str, height: int, width: int, frames: int) -> None:
+    """In a process of its own: load as that type, decode once, print JSON."""
+    import time
+
+    import torch
+    from diffusers import AutoencoderKLWan
+
+    dtype = getattr(torch, precision)
+    model = AutoencoderKLWan.from_pretrained(folder, torch_dtype=dtype).eval()
+    latent = torch.randn(1, 16, (frames - 1) // 4 + 1, height // 8, width // 8, generator=torch.Generator().manual_seed(1))
+    start = time.perf_counter()
+    with torch.no_grad():
+        decoded = model.decode(latent.to(dtype)).sample
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "frames": decoded.shape[2], "peak_bytes": peak}))
+
+
+def output_of(*command: object) -> dict:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--skip-bf16", action="store_true", help="leave out diffusers bf16, which takes minutes without bf16 units")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--child", nargs=2, metavar=("FOLDER", "PRECISION"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    base, height, width, frames = (96, 256, 256, 17) if options.full else (32, 128, 128, 9)
+    if options.child:
+        run_diffusers(Path(options.child[0]), options.child[1], height, width, frames)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_weights(folder, base)
+        size = ["--height", height, "--width", width, "--frames", frames]
+        results = {"ours": output_of(find_program("probe_vae"), "bench", folder / "diffusion_pytorch_model.safetensors", *size)}
+        for precision in PRECISIONS:
+            if precision == "bfloat16" and options.skip_bf16:
+                continue
+            flags = ["--full"] if options.full else []
+            results[f"diffusers {precision}"] = output_of(sys.executable, __file__, *flags, "--child", folder, precision)
+    if options.json:
+        print(json.dumps(results))
+        return
+    print(f"Wan-VAE decode, base {base}, {height}x{width}, {frames} frames")
+    for who, result in results.items():
+        ratio = result["seconds"] / results["ours"]["seconds"]
+        print(f"{who:20} {result['seconds']:8.2f} s  {ratio:6.2f}x ours  peak {result['peak_bytes'] / 2**20:7.0f} MiB")
+    ours = results["ours"]
+    print(f"plan {ours['plan_bytes'] / 2**20:.0f} MiB of the measured {ours['peak_bytes'] / 2**20:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
