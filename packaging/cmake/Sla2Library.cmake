@@ -29,6 +29,8 @@ configure_package_config_file(${PROJECT_SOURCE_DIR}/packaging/cmake/sla2Config.c
 write_basic_package_version_file(${package_files}/sla2ConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${package_files}/sla2Config.cmake ${package_files}/sla2ConfigVersion.cmake
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/sla2 COMPONENT library)
+# The prefix is written relative to the file, so that an installed tree can be moved.
+file(RELATIVE_PATH SLA2_PC_TO_PREFIX /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 configure_file(${PROJECT_SOURCE_DIR}/packaging/cmake/sla2.pc.in ${package_files}/sla2.pc @ONLY)
 install(FILES ${package_files}/sla2.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT library)
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/licenses/sla2 COMPONENT library)

@@ -28,7 +28,7 @@ SLA2_API sla2_status sla2_file_info(const char *path, char *buffer, uint64_t cap
 
 /** Open a model: a folder with model.json, a diffusers folder, or a DiT file (then "vae" and "text_encoder" in `params`
  *  name the other files). Headers are checked against each other here; weights are loaded when a job needs them.
- *  params: NULL or values of the group "Model" (vae, text_encoder, tokenizer, weights_mode, precision, memory_limit).
+ *  params: NULL or values of the group "Model" (vae, text_encoder, tokenizer).
  *  @return SLA2_OK | SLA2_E_FILE_* | SLA2_E_MODEL_MISMATCH | SLA2_E_MEMORY. @since 0.1 */
 SLA2_API sla2_status sla2_model_open(const char *path, const sla2_params *params, sla2_model **model);
 SLA2_API void sla2_model_retain(sla2_model *model);

@@ -22,7 +22,7 @@ enum { SLA2_DEVICE_CPU = 1, SLA2_DEVICE_CUDA = 2 };
 typedef struct sla2_tensor {
   uint32_t struct_size;
   uint8_t dtype_code;  /**< SLA2_DTYPE_* */
-  uint8_t dtype_bits;  /**< 8, 16, 32 */
+  uint8_t dtype_bits;  /**< 8, 16, 32 or 64 */
   uint16_t dtype_lanes; /**< 1 */
   void *data;          /**< borrowed */
   int32_t ndim;
@@ -37,21 +37,21 @@ typedef struct sla2_tensor {
  *  @return SLA2_OK | SLA2_E_ARGUMENT (tensor is NULL, size too small). @since 0.1 */
 SLA2_API sla2_status sla2_tensor_init(sla2_tensor *tensor, uint32_t size);
 
-/** Describe a contiguous CPU array, last axis fastest. data borrowed, 16-byte aligned.
- *  @return SLA2_OK | SLA2_E_ARGUMENT. @since 0.1 */
+/** Describe a contiguous CPU array, last axis fastest, in a view from sla2_tensor_init(). data borrowed, 16-byte aligned.
+ *  @return SLA2_OK | SLA2_E_ARGUMENT (NULL, alignment, unknown element type, ndim not 1 to 6, extent < 1). @since 0.1 */
 SLA2_API sla2_status sla2_tensor_set_contiguous(sla2_tensor *tensor, void *data, uint8_t dtype_code, uint8_t dtype_bits,
                                                 int32_t ndim, const int64_t *shape);
 
 /** Where and how work runs. */
 typedef struct sla2_exec {
   uint32_t struct_size;
-  int32_t device_type; /**< SLA2_DEVICE_CPU */
-  int32_t device_id;
+  int32_t device_type; /**< SLA2_DEVICE_CPU (default) */
+  int32_t device_id;   /**< 0 */
   int32_t threads;     /**< CPU threads; 0: all this process may use */
   void *stream;        /**< CUDA stream; NULL on the CPU */
 } sla2_exec;
 
-/** Set struct_size and defaults (CPU, all threads). @since 0.1 */
+/** Set struct_size and defaults (CPU, all threads). @return SLA2_OK | SLA2_E_ARGUMENT. @since 0.1 */
 SLA2_API sla2_status sla2_exec_init(sla2_exec *exec, uint32_t size);
 
 #ifdef __cplusplus

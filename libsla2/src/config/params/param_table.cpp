@@ -64,8 +64,6 @@ constexpr ParamRow kTable[] = {
     {"vae", kPath, "Model", "VAE file, when the model is a single DiT file.", "", "", "", 0, 0, 0, false},
     {"text_encoder", kPath, "Model", "UMT5 file, when the model is a single DiT file.", "", "", "", 0, 0, 0, false},
     {"tokenizer", kPath, "Model", "spiece.model, when it is neither inside nor beside the text encoder.", "", "", "", 0, 0, 0, true},
-    {"weights_mode", kChoice, "Model", "map: read through memory maps; read: plain reads, for network and removable drives.", "", "map|read",
-     "map", 0, 0, 0, true},
     {"precision", kChoice, "Model", "Number format of the DiT's matrix products; auto is what this CPU does fastest.", "", "auto|fp32|bf16",
      "auto", 0, 0, 0, true},
     {"vae_precision", kChoice, "Model", "Number format of the VAE's convolutions.", "", "auto|fp32|bf16", "auto", 0, 0, 0, true},

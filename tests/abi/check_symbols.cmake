@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+# cmake -DNM= -DLIBRARY= -DLIST= -P: the library exports exactly the functions of LIST.
+execute_process(COMMAND ${NM} -D --defined-only --format=posix ${LIBRARY} OUTPUT_VARIABLE table COMMAND_ERROR_IS_FATAL ANY)
+string(REGEX MATCHALL "[^\n]+" rows "${table}")
+set(exported "")
+foreach(row IN LISTS rows)
+  string(REGEX REPLACE "[@ ].*" "" name "${row}")
+  if(NOT name STREQUAL "SLA2_0") # the version node itself
+    list(APPEND exported ${name})
+  endif()
+endforeach()
+file(STRINGS ${LIST} reviewed REGEX "^sla2_")
+list(SORT exported)
+list(SORT reviewed)
+if(NOT exported STREQUAL reviewed)
+  set(extra ${exported})
+  list(REMOVE_ITEM extra ${reviewed})
+  set(missing ${reviewed})
+  list(REMOVE_ITEM missing ${exported})
+  message(FATAL_ERROR "exported symbols differ from ${LIST}\n  not in the list: ${extra}\n  not exported: ${missing}")
+endif()
+list(LENGTH exported count)
+message(STATUS "${count} exported symbols, as reviewed")
