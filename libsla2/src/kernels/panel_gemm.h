@@ -4,7 +4,7 @@
 //   C[rows, 16] = A[rows, depth] · B[depth, 16]      (+ C where `accumulate`)
 //
 // A is addressed as a[r * a_row + k * a_step], so that A and its transpose need no copy; B is packed, 16 floats per k;
-// C has row stride c_row. fp32 throughout; AVX2 sums with FMA over k in order, the reference with a rounded product.
+// C has row stride c_row. AVX2 sums in fp32 with FMA, k in order; the reference sums in fp64 and rounds once.
 #pragma once
 #include <cstdint>
 
