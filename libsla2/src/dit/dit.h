@@ -32,6 +32,8 @@ struct LayerAttention {
 struct Options {
   Precision precision = Precision::kAuto;
   int64_t token_chunk = 4096;  ///< rows at a time in QKV and FFN, so that only attention sees whole-sequence tensors
+  /// For tests: called after each block with x [tokens, dim]; block -1 is the patch embedding.
+  std::function<void(int64_t block, std::span<const float> x)> on_block;
 };
 
 /// Per-prompt constants: text MLP and every layer's cross-attention K and V, padding collapsed into one biased key.
@@ -77,7 +79,9 @@ struct PlanSummary {
   std::string text;  ///< one line per buffer
   [[nodiscard]] uint64_t total() const noexcept { return weight_bytes + prompt_bytes + activation_bytes; }
 };
+/// `stored`: element type of the checkpoint's matrices, see stored_type(); it decides how weights are held.
 PlanSummary plan(const config::DitConfig& config, const latent::Grid& grid, int64_t prompt_tokens, const Options& options,
-                 bool uses_sparse);
+                 bool uses_sparse, DType stored = DType::kBF16);
+DType stored_type(const weights::Checkpoint& checkpoint);
 
 }  // namespace sla2::dit

@@ -4,6 +4,8 @@
 #include <atomic>
 #include <vector>
 
+#include "core/core.h"
+
 namespace sla2::kernels {
 
 namespace {

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/core.h"
+#include "core/dtype.h"
 
 namespace sla2::kernels {
 

@@ -41,6 +41,7 @@ PackedLinear::PackedLinear(int64_t in, int64_t out, DType held, Compute compute)
   std::fill_n(bias_.data(), out, 0.0F);
   std::fill_n(ones_.data(), out, 1.0F);
 }
+PackedLinear::PackedLinear() = default;
 PackedLinear::~PackedLinear() = default;
 PackedLinear::PackedLinear(PackedLinear&&) noexcept = default;
 PackedLinear& PackedLinear::operator=(PackedLinear&&) noexcept = default;

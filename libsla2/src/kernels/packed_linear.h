@@ -30,7 +30,7 @@ struct Epilogue {
 
 class PackedLinear {
  public:
-  PackedLinear() = default;
+  PackedLinear();
   /// @param held kF32, kBF16 or kF16. Fill weight() and bias(), then call pack().
   PackedLinear(int64_t in, int64_t out, DType held, Compute compute);
   ~PackedLinear();

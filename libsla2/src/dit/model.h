@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// The loaded parts of a model and what one pass hands from part to part.
+#pragma once
+#include <limits>
+#include <vector>
+
+#include "dit/loader.h"
+#include "dit/plan.h"
+#include "kernels/rope.h"
+
+namespace sla2::dit {
+
+inline constexpr int64_t kModulationVectors = 6;
+
+struct TimeEmbedding {
+  kernels::PackedLinear in, out, projection;
+  AlignedBuffer<float> head_modulation;  ///< [2, dim]
+};
+
+/// One transformer block's resident weights.
+struct Block {
+  kernels::PackedLinear qkv, self_out, cross_query, cross_out, ffn_in, ffn_out;
+  AlignedBuffer<float> modulation;                        ///< [6, dim]
+  AlignedBuffer<float> norm_q, norm_k, cross_norm_q;      ///< [dim], RMSNorm over all heads
+  AlignedBuffer<float> norm3_weight, norm3_bias;          ///< [dim]; empty without cross_attn_norm
+};
+Block load_block(const Loader& loader, const config::DitConfig& config, int64_t layer);
+
+/// Everything that depends on the timestep alone. Scales have their 1 added.
+struct StepVectors {
+  float timestep = std::numeric_limits<float>::quiet_NaN();  ///< equal to nothing: not computed yet
+  AlignedBuffer<float> blocks;  ///< [layers, 6, dim]: shift1, 1 + scale1, gate1, shift2, 1 + scale2, gate2
+  AlignedBuffer<float> head;    ///< [2, dim]: shift, 1 + scale
+};
+TimeEmbedding load_time_embedding(const Loader& loader, const config::DitConfig& config);
+void embed_time(const config::DitConfig& config, const TimeEmbedding& time, const std::vector<Block>& blocks, float timestep,
+                void* scratch, StepVectors& step);
+
+/// K and V of every layer's cross-attention for one prompt; see prompt.cpp.
+class Prompt final : public PromptContext {
+ public:
+  [[nodiscard]] uint64_t bytes() const noexcept override { return (values.size() + key_bias.size()) * sizeof(float); }
+  [[nodiscard]] const float* k(int64_t layer) const noexcept { return values.data() + 2 * layer * keys * dim; }
+  [[nodiscard]] const float* v(int64_t layer) const noexcept { return k(layer) + keys * dim; }
+  int64_t keys = 0, dim = 0, layers = 0;
+  AlignedBuffer<float> values;    ///< [layers, 2, keys, dim]
+  AlignedBuffer<float> key_bias;  ///< [keys]; empty if no row stands for padding
+};
+std::unique_ptr<Prompt> make_prompt(const config::DitConfig& config, const Loader& loader, const text::Embedding& embedding);
+
+/// Pointers into the arena for one grid, and what attention needs.
+struct Workspace {
+  float *x, *tokens_in, *qkv, *self_out, *cross_q, *cross_out, *qkv_norm, *cross_norm, *ffn_norm, *head_norm, *hidden, *tokens_out;
+  void* scratch;
+  void* attention;
+  int64_t tokens, chunk;
+  kernels::RopeGrid rope;
+};
+
+struct BlockTimes {
+  double attention_seconds = 0;
+};
+/// x += self-attention, cross-attention, FFN. `modulation` [6, dim] of this layer and timestep.
+BlockTimes run_block(const config::DitConfig& config, const Block& block, const float* modulation, const Prompt& prompt, int64_t layer,
+                     attention::Plan& self_plan, attention::Plan& cross_plan, const Workspace& work);
+
+void embed_patches(const kernels::PackedLinear& patch, const latent::Latent& input, const config::DitConfig& config,
+                   const Workspace& work);
+void run_head(const kernels::PackedLinear& head, const config::DitConfig& config, const StepVectors& step, const Workspace& work,
+              latent::Latent& velocity);
+
+}  // namespace sla2::dit
