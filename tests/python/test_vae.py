@@ -108,7 +108,6 @@ def test_decode(models, run_probe, tmp_path, name, latent_frames, height, width)
     model, weights = models(name)
     latent = torch.randn(1, 16, latent_frames, height, width, generator=torch.Generator().manual_seed(7))
     mean, std = statistics(model)
-    # The last clamp would hide errors: scale the head so that most values stay inside.
     theirs = model.decode(latent * std + mean).sample[0]
     inside = float((theirs.abs() < 1).float().mean())
     result = ours_decode(run_probe, weights, latent[0], tmp_path)
@@ -117,7 +116,7 @@ def test_decode(models, run_probe, tmp_path, name, latent_frames, height, width)
     assert result["chunks"].tolist() == [1] + [factor] * (latent_frames - 1)
     error = relative(ours, theirs)
     print(f"{name} decode, {theirs.shape[1]} frames: relative error {error:.2e}, {inside:.0%} not clamped")
-    assert inside > 0.5
+    assert inside > 0.5  # the clamp hides errors
     assert error <= LIMIT
     expected = ((ours / 2 + 0.5) * 255).round().clamp(0, 255).permute(1, 2, 3, 0)
     assert (result["rgb"].float() - expected).abs().max() <= 1  # ties may round either way
@@ -161,9 +160,6 @@ def test_tiles_equal_diffusers_tiles_off_the_corners_and_the_whole_frame_nearby(
     mean, std = statistics(model)
     z = latent * std + mean
     whole = model.decode(z).sample[0]
-    model.enable_tiling(tile_sample_min_height=64, tile_sample_min_width=80,
-                        tile_sample_stride_height=48, tile_sample_stride_width=64)
-    model.disable_tiling()
     exact = ours_decode(run_probe, weights, latent[0], tmp_path)["frames"].permute(1, 0, 2, 3)
     assert relative(exact, whole) <= LIMIT
     tiled = ours_decode(run_probe, weights, latent[0], tmp_path, "--tile", 64, "--overlap", 16)["frames"].permute(1, 0, 2, 3)

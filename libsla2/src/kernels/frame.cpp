@@ -11,8 +11,8 @@ namespace sla2::kernels {
 
 namespace {
 
-constexpr int64_t kPixelGrain = 1024;   // pixels per task
-constexpr int64_t kCopyGrain = 65536;   // floats per task
+constexpr int64_t kPixelGrain = 1024;  // pixels per task
+constexpr int64_t kCopyGrain = 65536;  // floats per task
 
 }  // namespace
 
@@ -55,7 +55,8 @@ void frame_to_rows(const FrameShape& shape, const float* frame, float* rows) {
     for (int64_t b = 0; b < shape.blocks(); ++b) {
       const int64_t lanes = std::min(block, channels - b * block);
       for (int64_t p = begin; p < end; ++p)
-        for (int64_t lane = 0; lane < lanes; ++lane) rows[p * channels + b * block + lane] = frame[(b * pixels + p) * block + lane];
+        for (int64_t lane = 0; lane < lanes; ++lane)
+          rows[p * channels + b * block + lane] = frame[(b * pixels + p) * block + lane];
     }
   });
 }

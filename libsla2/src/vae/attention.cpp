@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The middle block's single-head self-attention over the pixels of one frame: norm, q|k|v, softmax(q k^T / sqrt(C)) v, projection,
-// added to the input. Scores exist for kQueryRows queries at a time, never [N,N]. fp32, every sum in a fixed order.
+// The middle block's single-head self-attention over the pixels of one frame: norm, q|k|v, softmax(q k^T / sqrt(C)) v,
+// projection, added to the input. Scores exist for kQueryRows queries at a time, never [N,N]. fp32, every sum in a fixed order.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -36,9 +36,7 @@ void softmax_rows(float* scores, int64_t rows, int64_t columns) {
 }
 
 /// Elements of Workspace::side: rows [N,C], q|k|v [N,3C], scores.
-int64_t side_elements(int64_t tokens, int64_t channels) {
-  return 4 * tokens * channels + std::min(kQueryRows, tokens) * tokens;
-}
+int64_t side_elements(int64_t tokens, int64_t channels) { return 4 * tokens * channels + std::min(kQueryRows, tokens) * tokens; }
 
 class AttentionStage final : public Stage {
  public:

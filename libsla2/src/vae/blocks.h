@@ -11,22 +11,23 @@
 namespace sla2::vae {
 
 enum class BlockKind : uint8_t {
-  kPointwise,    ///< conv1, conv2: 1x1x1
-  kInput,        ///< encoder.conv1, decoder.conv1: causal 3x3x3
+  kPointwise,  ///< conv1, conv2: 1x1x1
+  kInput,      ///< encoder.conv1, decoder.conv1: causal 3x3x3
   kResidual,
   kAttention,
   kUpsample2d,
   kUpsample3d,
   kDownsample2d,
   kDownsample3d,
-  kHead,         ///< norm, SiLU, causal 3x3x3
+  kHead,  ///< norm, SiLU, causal 3x3x3
 };
 
 struct BlockSpec {
   BlockKind kind;
   std::string name;
-  int64_t in = 0, out = 0;        ///< channels
-  int64_t numerator = 1, denominator = 1;  ///< size of the frames that enter, as a fraction of the latent's (decoder) or the video's (encoder)
+  int64_t in = 0, out = 0;  ///< channels
+  /// Size of the frames that enter, as a fraction of the network's input (latent for the decoder, video for the encoder).
+  int64_t numerator = 1, denominator = 1;
 };
 
 std::vector<BlockSpec> decoder_blocks(const config::VaeConfig& config);

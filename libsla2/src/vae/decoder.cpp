@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Latent [z,F',h,w] -> statistics -> network -> clamp to [-1,1] -> chunks of 1, then 4, 4, ... frames [count,3,H,W]. fp32.
-#include <optional>
+#include <algorithm>
 #include <utility>
 
 #include "vae/network.h"
@@ -13,7 +13,8 @@ namespace {
 
 class WanDecoder final : public Decoder {
  public:
-  WanDecoder(config::VaeConfig config, const WeightReader& reader) : config_(std::move(config)), network_(decoder_blocks(config_), reader) {}
+  WanDecoder(config::VaeConfig config, const WeightReader& reader)
+      : config_(std::move(config)), network_(decoder_blocks(config_), reader) {}
 
   void decode(const latent::Latent& latent, const DecodeOptions& options, const CancelToken& cancel,
               const std::function<void(const FrameChunk&)>& on_frames) override {
@@ -38,10 +39,10 @@ class WanDecoder final : public Decoder {
     SLA2_CHECK(latent.channels == config_.z_dim, SLA2_E_MODEL_MISMATCH,
                "this VAE decodes latents of {} channels, got one of {}: use the VAE that belongs to the model", config_.z_dim,
                latent.channels);
-    SLA2_CHECK(latent.frames > 0 && latent.height > 0 && latent.width > 0 &&
-                   latent.values.size() == static_cast<size_t>(latent.size()),
-               SLA2_E_ARGUMENT, "latent of {}x{}x{}x{} with {} values: sizes must be positive and match", latent.channels, latent.frames,
-               latent.height, latent.width, latent.values.size());
+    SLA2_CHECK(
+        latent.frames > 0 && latent.height > 0 && latent.width > 0 && latent.values.size() == static_cast<size_t>(latent.size()),
+        SLA2_E_ARGUMENT, "latent of {}x{}x{}x{} with {} values: sizes must be positive and match", latent.channels, latent.frames,
+        latent.height, latent.width, latent.values.size());
   }
 
   std::vector<float> with_statistics(const latent::Latent& latent) const {
@@ -52,8 +53,8 @@ class WanDecoder final : public Decoder {
     return values;
   }
 
-  void decode_area(const std::vector<float>& values, const latent::Latent& latent, const TileArea& area, const CancelToken& cancel,
-                   const std::function<void(const FrameChunk&)>& on_frames) const {
+  void decode_area(const std::vector<float>& values, const latent::Latent& latent, const TileArea& area,
+                   const CancelToken& cancel, const std::function<void(const FrameChunk&)>& on_frames) const {
     Stream stream(network_, area.height, area.width);
     const int64_t factor = spatial_factor(config_), plane = latent.height * latent.width;
     FrameChunk chunk{0, 0, area.height * factor, area.width * factor, nullptr};
@@ -69,7 +70,8 @@ class WanDecoder final : public Decoder {
       chunk.count = 0;
       stream.push(crop.data(), area.height * area.width, [&](const kernels::FrameShape& shape, const float* frame) {
         cancel.check();
-        kernels::frame_to_planar_clamped(shape, frame, -1.0F, 1.0F, frames.data() + chunk.count * kVideoChannels * pixels, pixels);
+        kernels::frame_to_planar_clamped(shape, frame, -1.0F, 1.0F, frames.data() + chunk.count * kVideoChannels * pixels,
+                                         pixels);
         ++chunk.count;
       });
       chunk.values = frames.data();
@@ -86,6 +88,7 @@ class WanDecoder final : public Decoder {
 
 std::unique_ptr<Decoder> Decoder::load(std::shared_ptr<const weights::Checkpoint> checkpoint, Precision precision) {
   config::VaeConfig config = config::read_vae_config(*checkpoint);
+  log(SLA2_LOG_INFO, "VAE decoder: fp32 products{}", precision == Precision::kBf16 ? " of weights rounded to bf16" : "");
   return std::make_unique<WanDecoder>(std::move(config), WeightReader::from(*checkpoint, precision == Precision::kBf16));
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Video [3,F,H,W] in [-1,1] -> network, frame by frame -> mean half of the moments -> (mean - latents_mean) / latents_std. fp32.
+#include <limits>
 #include <utility>
 
 #include "vae/network.h"
@@ -11,12 +12,14 @@ namespace {
 
 class WanEncoder final : public Encoder {
  public:
-  WanEncoder(config::VaeConfig config, const WeightReader& reader) : config_(std::move(config)), network_(encoder_blocks(config_), reader) {}
+  WanEncoder(config::VaeConfig config, const WeightReader& reader)
+      : config_(std::move(config)), network_(encoder_blocks(config_), reader) {}
 
   latent::Latent encode(const float* video, int64_t frames, int64_t height, int64_t width, const CancelToken& cancel) override {
     const int64_t space = spatial_factor(config_), time = temporal_factor(config_);
-    SLA2_CHECK(frames > 0 && (frames - 1) % time == 0, SLA2_E_ARGUMENT, "cannot encode {} frames: the count must be {}k+1, such as {}",
-               frames, time, frames < 1 ? 1 : (frames - 1) / time * time + 1);
+    SLA2_CHECK(frames > 0 && (frames - 1) % time == 0, SLA2_E_ARGUMENT,
+               "cannot encode {} frames: the count must be {}k+1, such as {}", frames, time,
+               frames < 1 ? 1 : (frames - 1) / time * time + 1);
     SLA2_CHECK(height > 0 && width > 0 && height % space == 0 && width % space == 0, SLA2_E_ARGUMENT,
                "cannot encode frames of {}x{}: width and height must be multiples of {}", width, height, space);
     latent::Latent latent{config_.z_dim, (frames - 1) / time + 1, height / space, width / space, {}};
@@ -40,8 +43,8 @@ class WanEncoder final : public Encoder {
       cancel.check();
       stream.push(video + t * height * width, frames * height * width, store);
     }
-    SLA2_CHECK(done == latent.frames, SLA2_E_INTERNAL, "the VAE encoder gave {} latent frames for {} frames, expected {}", done, frames,
-               latent.frames);
+    SLA2_CHECK(done == latent.frames, SLA2_E_INTERNAL, "the VAE encoder gave {} latent frames for {} frames, expected {}", done,
+               frames, latent.frames);
     return latent;
   }
 

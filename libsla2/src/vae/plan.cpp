@@ -12,7 +12,8 @@ namespace {
 constexpr double kMebi = 1024.0 * 1024.0;
 }
 
-PlanSummary plan_decode(const config::VaeConfig& config, int64_t latent_height, int64_t latent_width, const DecodeOptions& options) {
+PlanSummary plan_decode(const config::VaeConfig& config, int64_t latent_height, int64_t latent_width,
+                        const DecodeOptions& options) {
   const std::vector<BlockSpec> blocks = decoder_blocks(config);
   const int64_t factor = spatial_factor(config), block = kernels::preferred_block();
   const TileGrid grid(latent_height, latent_width, factor, options.tile, options.tile_overlap);

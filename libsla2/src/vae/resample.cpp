@@ -50,8 +50,8 @@ PhaseWeights phase_weights(const WeightReader& reader, const std::string& name, 
             sums[static_cast<size_t>(pair * 4 + folded(row, ky) * 2 + folded(column, kx))] +=
                 weights[static_cast<size_t>((pair * kKernel + ky) * kKernel + kx)];
       std::transform(sums.begin(), sums.end(), folded_weights.begin(), [](double sum) { return static_cast<float>(sum); });
-      phases[static_cast<size_t>(row * kPhases + column)] = {phase_geometry(in, out, row, column), folded_weights.data(), bias.data(),
-                                                             reader.block()};
+      phases[static_cast<size_t>(row * kPhases + column)] = {phase_geometry(in, out, row, column), folded_weights.data(),
+                                                             bias.data(), reader.block()};
     }
   return phases;
 }

@@ -64,7 +64,8 @@ class ResidualBlock final : public Block {
     weights_.conv1 = reader.causal(body + "2", spec.in, spec.out, kKernel);
     weights_.gamma2 = reader.gamma(body + "3", spec.out, 4);
     weights_.conv2 = reader.causal(body + "6", spec.out, spec.out, kKernel);
-    if (spec.in != spec.out) weights_.shortcut = reader.conv(spec.name + ".shortcut", ConvGeometry::same(spec.in, spec.out, 1), 5);
+    if (spec.in != spec.out)
+      weights_.shortcut = reader.conv(spec.name + ".shortcut", ConvGeometry::same(spec.in, spec.out, 1), 5);
   }
   std::unique_ptr<Stage> start(int64_t height, int64_t width) const override {
     return std::make_unique<ResidualStage>(weights_, height, width);
@@ -83,7 +84,8 @@ std::unique_ptr<Block> load_residual(const WeightReader& reader, const BlockSpec
 BlockCost residual_cost(const BlockSpec& spec, int64_t height, int64_t width, int64_t block) {
   const FrameShape in{spec.in, height, width, block}, out{spec.out, height, width, block};
   BlockCost cost;
-  cost.weight_bytes = causal_weight_bytes(spec.in, spec.out, kKernel, block) + causal_weight_bytes(spec.out, spec.out, kKernel, block);
+  cost.weight_bytes =
+      causal_weight_bytes(spec.in, spec.out, kKernel, block) + causal_weight_bytes(spec.out, spec.out, kKernel, block);
   cost.state_bytes = FrameRing::bytes(in, CausalConv::kRingDepth) + FrameRing::bytes(out, CausalConv::kRingDepth);
   cost.frame_elements = std::max(in.elements(), out.elements());
   if (spec.in != spec.out) {

@@ -39,9 +39,9 @@ class Block {
 /// What a block needs at one frame size.
 struct BlockCost {
   uint64_t weight_bytes = 0;
-  uint64_t state_bytes = 0;        ///< caches of one stream
-  int64_t frame_elements = 0;      ///< of Workspace::x and ::y
-  int64_t side_elements = 0;       ///< of Workspace::side
+  uint64_t state_bytes = 0;    ///< caches of one stream
+  int64_t frame_elements = 0;  ///< of Workspace::x and ::y
+  int64_t side_elements = 0;   ///< of Workspace::side
 };
 
 // One pair per kind of block; `block` is the channel block of the layout.

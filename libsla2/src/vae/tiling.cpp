@@ -15,7 +15,8 @@ TileGrid::TileGrid(int64_t latent_height, int64_t latent_width, int64_t factor, 
     return;
   }
   SLA2_CHECK(tile > 0 && tile % factor == 0 && overlap >= 0 && overlap % factor == 0 && 2 * overlap <= tile, SLA2_E_ARGUMENT,
-             "VAE tile {} with overlap {}: both must be multiples of {} and the overlap at most half the tile", tile, overlap, factor);
+             "VAE tile {} with overlap {}: both must be multiples of {} and the overlap at most half the tile", tile, overlap,
+             factor);
   rows_ = cut(latent_height, tile / factor, overlap / factor);
   columns_ = cut(latent_width, tile / factor, overlap / factor);
 }

@@ -18,7 +18,8 @@ struct TileArea {
 
 class TileGrid {
  public:
-  /// `tile` and `overlap` in pixels; tile 0 means one tile. Throws ARGUMENT if they are no multiples of `factor` or overlap too much.
+  /// `tile` and `overlap` in pixels; tile 0 means one tile. Throws ARGUMENT if they are no multiples of `factor` or overlap too
+  /// much.
   TileGrid(int64_t latent_height, int64_t latent_width, int64_t factor, int64_t tile, int64_t overlap);
   [[nodiscard]] int64_t count() const noexcept { return static_cast<int64_t>(rows_.size() * columns_.size()); }
   [[nodiscard]] TileArea area(int64_t index) const noexcept;

@@ -3,8 +3,8 @@
 //   decode WEIGHTS IN OUT   IN: latent [C,F',h,w];  OUT: frames [F,3,H,W], chunks (frames per call), rgb, preview
 //   encode WEIGHTS IN OUT   IN: video [3,F,H,W];    OUT: latent [C,F',h,w]
 //   bench WEIGHTS           one decode of noise; JSON with seconds, peak memory and the plan
-#include <CLI/CLI.hpp>
 #include <chrono>
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <numeric>
 

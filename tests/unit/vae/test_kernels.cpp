@@ -47,7 +47,8 @@ TEST_CASE("convolution equals the formula for every geometry of the VAE") {
   const std::vector<float> weights = test::normal(geometry.weight_count(), 1), bias = test::normal(out, 2);
   const std::vector<float> src = random_frame(input, 3);
   std::vector<float> ours = random_frame(output, 4), expected = ours;
-  Conv(PackedConv(geometry, weights.data(), bias.data(), block), input.height, input.width).run(src.data(), ours.data(), accumulate);
+  Conv(PackedConv(geometry, weights.data(), bias.data(), block), input.height, input.width)
+      .run(src.data(), ours.data(), accumulate);
   ref::conv(geometry, input, weights.data(), bias.data(), src.data(), expected.data(), accumulate);
   CHECK(worst(ours, expected) < 1e-6);
 }
@@ -64,7 +65,8 @@ TEST_CASE("norm and SiLU follow the formula in fp64, scalar and AVX2") {
   const bool silu = GENERATE(false, true);
   const FrameShape shape{channels, 7, 13, block};
   std::vector<float> src = random_frame(shape, 5);
-  for (int64_t b = 0; b < shape.blocks(); ++b) std::fill_n(src.data() + b * shape.pixels() * block, block, 0.0F);  // a black pixel
+  for (int64_t b = 0; b < shape.blocks(); ++b)
+    std::fill_n(src.data() + b * shape.pixels() * block, block, 0.0F);  // a black pixel
   std::vector<float> gamma = test::normal(shape.blocks() * block, 6, 1.0F, 0.3F);
   std::fill(gamma.begin() + channels, gamma.end(), 0.0F);
   std::vector<float> scalar(src.size()), vector(src.size()), expected(src.size());

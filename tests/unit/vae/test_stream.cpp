@@ -23,7 +23,9 @@ WeightReader noise_reader() {
             for (size_t axis = 1; axis < shape.size(); ++axis) fan_in *= static_cast<float>(shape[axis]);
             const auto seed = static_cast<uint32_t>(std::hash<std::string_view>()(name));
             const auto values = test::normal(static_cast<int64_t>(target.size()), seed, gamma ? 1.0F : 0.0F,
-                                             gamma ? 0.3F : bias ? 0.1F : 1.0F / std::sqrt(fan_in));
+                                             gamma  ? 0.3F
+                                             : bias ? 0.1F
+                                                    : 1.0F / std::sqrt(fan_in));
             std::copy(values.begin(), values.end(), target.begin());
           },
           false, kernels::preferred_block()};
@@ -54,9 +56,9 @@ TEST_CASE("a causal convolution frame by frame equals the formula on the whole c
   const std::vector<float> weights = test::normal(kOut * kIn * 27, 1), bias = test::normal(kOut, 2);
   const std::vector<float> clip = test::normal(kIn * kFrames * kPlane, 3);  // [C,F,H,W]
   const WeightReader reader({[&](std::string_view name, std::span<const int64_t>, std::span<float> target) {
-                              const auto& source = name.ends_with("bias") ? bias : weights;
-                              std::copy(source.begin(), source.end(), target.begin());
-                            },
+                               const auto& source = name.ends_with("bias") ? bias : weights;
+                               std::copy(source.begin(), source.end(), target.begin());
+                             },
                              false, 8});
   CausalConv conv(reader.causal("c", kIn, kOut, 3), kHeight, kWidth);
   const kernels::FrameShape out{kOut, kHeight, kWidth, 8};

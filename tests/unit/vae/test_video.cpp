@@ -32,7 +32,7 @@ TEST_CASE("previews use the published, the given or the neutral factors") {
   std::vector<uint8_t> rgb;
   video::preview_rgb(x0, {}, rgb);
   CHECK(rgb == std::vector<uint8_t>{104, 116, 85});  // the bias alone: (1 + b) / 2 * 255
-  x0.values[2] = 1.0F;  // channel 2 adds .3568 .2548 .1747
+  x0.values[2] = 1.0F;                               // channel 2 adds .3568 .2548 .1747
   video::preview_rgb(x0, {}, rgb);
   CHECK(rgb == std::vector<uint8_t>{150, 149, 107});
 

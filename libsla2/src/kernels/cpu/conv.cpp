@@ -30,8 +30,9 @@ auto guarded(const char* what, const ConvGeometry& g, Function&& function) {
     return function();
   } catch (const dnnl::error& error) {
     const bool memory_failed = error.status == dnnl_out_of_memory;
-    fail(memory_failed ? SLA2_E_MEMORY : SLA2_E_INTERNAL, "oneDNN could not {} a convolution {} -> {} channels, kernel {}x{}, stride {}: {}",
-         what, g.in_channels, g.out_channels, g.kernel_h, g.kernel_w, g.stride, error.what());
+    fail(memory_failed ? SLA2_E_MEMORY : SLA2_E_INTERNAL,
+         "oneDNN could not {} a convolution {} -> {} channels, kernel {}x{}, stride {}: {}", what, g.in_channels, g.out_channels,
+         g.kernel_h, g.kernel_w, g.stride, error.what());
   }
 }
 

@@ -18,8 +18,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 namespace {
 
 constexpr int64_t kLanes = 8;
-constexpr int64_t kTile = 64;          // pixels whose partial sums stay in L1
-constexpr float kExpLimit = 87.0F;     // exp stays finite; beyond it SiLU is zero to fp32 anyway
+constexpr int64_t kTile = 64;       // pixels whose partial sums stay in L1
+constexpr float kExpLimit = 87.0F;  // exp stays finite; beyond it SiLU is zero to fp32 anyway
 
 using Floats = hn::FixedTag<float, kLanes>;
 
