@@ -20,9 +20,13 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
     flip = x.shape[1] > x.shape[2]
     if flip:
         x = x.mT
+    # All iterates are q x with q a polynomial of x x^T, so only small squares need iterating.
+    gram, eye = x @ x.mT, torch.eye(x.shape[1])
+    q = eye.expand_as(gram)
     for _ in range(steps):
-        a = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        p = 3.4445 * eye + gram @ (2.0315 * gram - 4.7750 * eye)
+        q, gram = p @ q, p @ gram @ p
+    x = q @ x
     return x.mT if flip else x
 
 
@@ -30,15 +34,22 @@ class MuonAdamW(torch.optim.Optimizer):
     """Muon for the parameters in ``matrices``, AdamW for those in ``others``.
 
     Muon updates are scaled by 0.2 * sqrt(max(rows, cols)), which gives them AdamW's usual size, so
-    one learning rate serves both. Convolution weights are seen as [out, in * kernel] matrices.
+    one learning rate serves both; ``adam_scale`` scales it for the others where they want less.
+    Convolution weights are seen as [out, in * kernel] matrices.
     """
 
     def __init__(self, matrices: list[nn.Parameter], others: list[nn.Parameter], lr: float = 1e-3,
                  momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.99),
-                 weight_decay: float = 0.0) -> None:
-        groups = [{"params": p, "muon": m} for p, m in ((matrices, True), (others, False)) if p]
+                 weight_decay: float = 0.0, adam_scale: float = 1.0) -> None:
+        groups = [{"params": p, "muon": m, "scale": s} for p, m, s in
+                  ((matrices, True, 1.0), (others, False, adam_scale)) if p]
         super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": betas,
                                   "decay": weight_decay})
+
+    def set_rate(self, lr: float) -> None:
+        """Set the learning rate of all groups."""
+        for group in self.param_groups:
+            group["lr"] = lr * group["scale"]
 
     @torch.no_grad()
     def step(self, closure=None) -> None:

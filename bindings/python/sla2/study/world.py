@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The small world: a grammar of scenes, their captions and a seeded renderer.
+"""The small world: a grammar of scenes, their captions and clips.
 
 A scene is six attributes (time, place, object, colour, motion, weather). Scenes, captions and clips
 are pure functions of their arguments, so a data set is a range of integers and needs no storage.
-All lengths are in world units: a frame is 128 x 128 units whatever its size in pixels, x points
-right and y points down. Colours are RGB in [0, 1]. The landscape of a (time, place, weather) is
-always the same; only the object's path moves with the seed, by up to five units.
+Landscapes are always the same; only the object's path moves with the seed, by up to five units.
 """
 from __future__ import annotations
 
@@ -16,18 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-FRAMES, SIZE = 17, 128
+from .scenery import FRAMES, PALETTE, SIZE, add_particles, background, grid, paint
+
 TIMES = ("day", "sunset", "night")
 PLACES = ("sea", "meadow", "desert", "city")
 OBJECTS = ("ball", "balloon", "kite", "bird")
 MOTIONS = ("left", "right", "rises", "falls", "bounces", "rests")
 WEATHERS = ("clear", "rain", "snow")
-PALETTE = {
-    "red": (0.87, 0.13, 0.15), "yellow": (0.98, 0.84, 0.12), "green": (0.13, 0.66, 0.24),
-    "blue": (0.13, 0.30, 0.90), "purple": (0.60, 0.18, 0.76), "white": (0.96, 0.96, 0.96),
-}
 COLOURS = tuple(PALETTE)
-INK = np.array((0.10, 0.09, 0.13), np.float32)
 
 PHRASES = {
     "time": {"day": ("by day", "in daylight"), "sunset": ("at sunset", "in the evening"),
@@ -97,159 +91,6 @@ def caption(scene: Scene, seed: int = 0) -> str:
     return f"{time}, {head} {place}{weather}"
 
 
-# ------------------------------------------------------------------ drawing primitives
-
-
-def _cover(distance: np.ndarray, width: float) -> np.ndarray:
-    """Turn signed distance (negative inside, world units) into antialiased coverage."""
-    return np.clip(0.5 - distance / width, 0.0, 1.0)
-
-
-def _over(image: np.ndarray, colour, alpha: np.ndarray) -> None:
-    """Paint ``colour`` onto ``image`` [..., 3] in place with coverage ``alpha`` [...]."""
-    image += alpha[..., None] * (np.asarray(colour, np.float32) - image)
-
-
-def _ellipse(u, v, a: float, b: float) -> np.ndarray:
-    """First-order signed distance to an ellipse with half axes ``a``, ``b``."""
-    k = np.sqrt((u / a) ** 2 + (v / b) ** 2) + 1e-6
-    g = np.sqrt((u / a**2) ** 2 + (v / b**2) ** 2) + 1e-6
-    return k * (k - 1) / g
-
-
-def _polygon(u, v, points) -> np.ndarray:
-    """Signed distance to a convex polygon given clockwise on screen."""
-    out = None
-    for (x0, y0), (x1, y1) in zip(points, (*points[1:], points[0])):
-        d = ((u - x0) * (y1 - y0) - (v - y0) * (x1 - x0)) / np.hypot(x1 - x0, y1 - y0)
-        out = d if out is None else np.maximum(out, d)
-    return out
-
-
-def _capsule(u, v, x0, y0, x1, y1, radius: float) -> np.ndarray:
-    """Signed distance to a thick line segment."""
-    dx, dy = x1 - x0, y1 - y0
-    t = np.clip(((u - x0) * dx + (v - y0) * dy) / (dx * dx + dy * dy), 0, 1)
-    return np.hypot(u - x0 - t * dx, v - y0 - t * dy) - radius
-
-
-# ------------------------------------------------------------------ landscapes
-
-_SKY = {"day": ((0.30, 0.58, 0.92), (0.80, 0.91, 0.98)),
-        "sunset": ((0.40, 0.25, 0.52), (1.00, 0.66, 0.38)),
-        "night": ((0.03, 0.04, 0.14), (0.13, 0.15, 0.34))}
-_TINT = {"day": (1.0, 1.0, 1.0), "sunset": (0.95, 0.66, 0.58), "night": (0.25, 0.30, 0.50)}
-_STARS = ((9, 14), (24, 40), (31, 9), (44, 27), (57, 12), (70, 36), (77, 17), (91, 48), (118, 52),
-          (121, 10), (14, 60), (50, 55))
-_HOUSES = ((0, 17, 66), (17, 15, 80), (32, 19, 58), (51, 14, 76), (65, 20, 63), (85, 15, 82),
-           (100, 17, 55), (117, 14, 74))
-_FLOWERS = ((12, 112), (30, 120), (47, 110), (66, 121), (84, 113), (101, 120), (118, 111))
-_WAVES = ((86, 1.2, 32.0, 0.0, (0.16, 0.46, 0.70)), (96, 2.2, 128 / 3, 2.0, (0.11, 0.38, 0.64)),
-          (110, 3.0, 64.0, 4.0, (0.07, 0.29, 0.55)))
-
-
-@lru_cache(None)
-def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return pixel-centre coordinates (x, y), each [size, size], in world units."""
-    axis = (np.arange(size, dtype=np.float32) + 0.5) * (SIZE / size)
-    return tuple(np.meshgrid(axis, axis, indexing="xy"))
-
-
-def _landscape(time: str, place: str, frame: int, size: int) -> np.ndarray:
-    """Draw sky and ground of one frame: float32 [size, size, 3]."""
-    x, y = _grid(size)
-    px, tint = SIZE / size, np.asarray(_TINT[time], np.float32)
-    top, low = (np.asarray(c, np.float32) for c in _SKY[time])
-    image = top + np.clip(y / 88, 0, 1)[..., None] * (low - top)
-    if time == "day":
-        _over(image, (1.0, 0.97, 0.70), _cover(np.hypot(x - 102, y - 22) - 10, px))
-    elif time == "sunset":
-        _over(image, (1.0, 0.86, 0.45), _cover(np.hypot(x - 64, y - 78) - 19, px))
-    else:
-        for i, (sx, sy) in enumerate(_STARS):
-            glow = 0.75 + 0.25 * np.sin(i * 2.1)
-            _over(image, (1.0, 1.0, 0.9), glow * _cover(np.hypot(x - sx, y - sy) - 1.3, px))
-        moon = np.maximum(np.hypot(x - 104, y - 24) - 10, 8.5 - np.hypot(x - 99, y - 21))
-        _over(image, (0.97, 0.96, 0.82), _cover(moon, px))
-
-    def ground(height, colour) -> None:
-        _over(image, np.asarray(colour, np.float32) * tint, _cover(height - y, px))
-
-    if place == "sea":
-        phase = 2 * np.pi * frame / 16
-        for base, amplitude, length, shift, colour in _WAVES:
-            crest = base + amplitude * np.sin(2 * np.pi * x / length + shift + phase)
-            ground(crest, np.asarray(colour) + 0.22)
-            ground(crest + 1.8, colour)
-    elif place == "meadow":
-        ground(84 + 6 * np.sin(x / 21 + 0.6), (0.33, 0.62, 0.26))
-        ground(100 + 5 * np.sin(x / 17 + 3.0), (0.45, 0.75, 0.30))
-        for i, (fx, fy) in enumerate(_FLOWERS):
-            colour = ((1.0, 0.95, 0.95), (1.0, 0.62, 0.72))[i % 2]
-            _over(image, np.asarray(colour) * tint, _cover(np.hypot(x - fx, y - fy) - 2.4, px))
-    elif place == "desert":
-        ground(88 + 7 * np.sin(x / 24 + 2.2), (0.86, 0.68, 0.40))
-        ground(103 + 6 * np.sin(x / 19 + 5.0), (0.95, 0.80, 0.50))
-        cactus = np.minimum(_capsule(x, y, 22, 86, 22, 114, 3.4),
-                            np.minimum(_capsule(x, y, 13, 92, 13, 99, 2.4),
-                                       _capsule(x, y, 13, 99, 22, 102, 2.4)))
-        _over(image, np.asarray((0.20, 0.48, 0.26)) * tint, _cover(cactus, px))
-    else:
-        for i, (left, width, roof) in enumerate(_HOUSES):
-            wall = np.maximum(np.maximum(left - x, x - left - width), roof - y)
-            shade = 0.50 + 0.09 * (i % 3)
-            _over(image, np.asarray((shade + 0.06, shade, shade + 0.05)) * tint, _cover(wall, px))
-            lit = (1.0, 0.86, 0.45) if time != "day" else (0.70, 0.84, 0.92)
-            for wx in np.arange(left + 4, left + width - 3, 6):
-                for wy in np.arange(roof + 6, 116, 10):
-                    pane = np.maximum(np.abs(x - wx) - 1.6, np.abs(y - wy) - 2.4)
-                    _over(image, lit, _cover(pane, px))
-        ground(np.full_like(x, 118), (0.36, 0.36, 0.40))
-    return image
-
-
-@lru_cache(None)
-def background(time: str, place: str, weather: str, size: int = SIZE) -> np.ndarray:
-    """Return the scene without object and particles: float32 [FRAMES, size, size, 3]."""
-    frames = FRAMES if place == "sea" else 1
-    image = np.stack([_landscape(time, place, f, size) for f in range(frames)])
-    y, tint = _grid(size)[1], np.asarray(_TINT[time], np.float32)
-    if weather == "rain":
-        haze = np.array((0.48, 0.52, 0.58)) * (0.35 + 0.65 * tint)
-        _over(image, haze, np.full((frames, *y.shape), 0.38, np.float32))
-    elif weather == "snow":
-        cover = np.broadcast_to(0.55 * np.clip((y - 78) / 20, 0, 1), (frames, *y.shape))
-        _over(image, np.array((0.93, 0.95, 1.0)) * (0.3 + 0.7 * tint), cover)
-    return np.broadcast_to(image.astype(np.float32), (FRAMES, size, size, 3))
-
-
-_DROPS = tuple((float(x), float(y)) for x, y in np.random.default_rng(5).permutation(
-    [(8 + 16 * i + 5 * (j % 2), 10 + 26 * j + 7 * (i % 3)) for i in range(8) for j in range(5)])[:26])
-_DROP_COLOUR = {"rain": (0.72, 0.82, 0.94), "snow": (0.98, 0.98, 1.0)}
-
-
-@lru_cache(None)
-def particles(weather: str, size: int = SIZE) -> np.ndarray | None:
-    """Return the coverage of drops or flakes, float32 [FRAMES, size, size]; None if clear."""
-    if weather == "clear":
-        return None
-    x, y = _grid(size)
-    px, out = SIZE / size, np.zeros((FRAMES, size, size), np.float32)
-    for frame in range(FRAMES):
-        for i, (sx, sy) in enumerate(_DROPS):
-            if weather == "rain":
-                cx, cy = (sx - 2.0 * frame) % 136 - 4, (sy + 8.0 * frame) % 144 - 8
-                d, opacity = _capsule(x, y, cx + 1.5, cy - 6, cx - 1.5, cy + 6, 0.9), 0.75
-            else:
-                cx, cy = sx + 3 * np.sin(2 * np.pi * frame / 16 + i), (sy + 2.25 * frame) % 144 - 8
-                d, opacity = np.hypot(x - cx, y - cy) - 2.2, 0.92
-            np.maximum(out[frame], opacity * _cover(d, px), out=out[frame])
-    return out
-
-
-# ------------------------------------------------------------------ objects and motion
-
-
 def track(motion: str, jitter: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
     """Return the object's centre per frame, float32 [FRAMES, 2] as (x, y) in world units."""
     t = np.linspace(0, 1, FRAMES, dtype=np.float32)
@@ -263,59 +104,28 @@ def track(motion: str, jitter: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
     return np.stack([x + jitter[0], y + jitter[1]], -1).astype(np.float32)
 
 
-def _paint(image: np.ndarray, u, v, name: str, colour, px: float, frame: int) -> None:
-    """Paint an object centred at the origin of (u, v) onto ``image`` [h, w, 3]."""
-    base = np.asarray(colour, np.float32)
-    dark, light = base * 0.62, base + 0.45 * (1 - base)
+def draw_object(clip: np.ndarray, scene: Scene, centres: np.ndarray, frames=range(FRAMES)) -> None:
+    """Paint the scene's object onto ``clip`` [n, size, size, 3] at ``centres`` [FRAMES, 2].
 
-    def fill(d, c) -> None:
-        _over(image, INK, _cover(d - 1.6, px))
-        _over(image, c, _cover(d, px))
-
-    if name == "ball":
-        d = np.hypot(u, v) - 15.5
-        fill(d, base)
-        _over(image, dark, _cover(np.maximum(d, np.abs(v + 0.35 * u) - 3.0), px))
-        _over(image, light, _cover(np.hypot(u + 6, v + 8) - 3.2, px))
-    elif name == "balloon":
-        _over(image, INK, _cover(_capsule(u, v, 0, 14, 0, 27, 1.0), px))
-        fill(_polygon(u, v, ((0, 9), (5, 16), (-5, 16))), dark)
-        fill(_ellipse(u, v + 4, 13.5, 16), base)
-        _over(image, light, _cover(_ellipse(u + 5, v + 9, 2.6, 4.5), px))
-    elif name == "kite":
-        _over(image, INK, _cover(_capsule(u, v, 0, 18, 7, 27, 1.0), px))
-        fill(_polygon(u, v, ((0, -18), (15, -3), (0, 19), (-15, -3))), base)
-        _over(image, dark, _cover(_polygon(u, v, ((0, -16.5), (14, -3), (0, -3))), px))
-        _over(image, dark, _cover(_polygon(u, v, ((0, -3), (0, 17), (-13.5, -3))), px))
-    else:
-        fill(_polygon(u, v, ((-21, -7), (-8, -3), (-8, 5))), dark)
-        fill(_polygon(u, v, ((17, -9), (25, -4), (17, -2))), np.array((0.98, 0.66, 0.15)))
-        fill(np.minimum(_ellipse(u, v - 1, 14.5, 10), np.hypot(u - 12, v + 6) - 7), base)
-        flap = 7 * np.cos(2 * np.pi * frame / 8)
-        fill(_ellipse(u + 3 - 0.05 * flap * v, v + 1 + 0.6 * flap, 8, 5.5), dark)
-        _over(image, INK, _cover(np.hypot(u - 14, v + 7.5) - 1.6, px))
-
-
-def draw_object(clip: np.ndarray, scene: Scene, centres: np.ndarray) -> None:
-    """Paint the scene's object onto ``clip`` [FRAMES, size, size, 3] at ``centres`` [FRAMES, 2]."""
+    ``frames`` are the clip's n frame numbers; numbers matter because wings flap.
+    """
     size = clip.shape[1]
     px, reach = SIZE / size, round(32 * size / SIZE)
-    for frame, (cx, cy) in enumerate(centres):
+    for image, frame in zip(clip, frames):
+        cx, cy = np.clip(centres[frame], 1, SIZE - 1)
         ix, iy = int(cx / px), int(cy / px)
         box = slice(max(iy - reach, 0), iy + reach), slice(max(ix - reach, 0), ix + reach)
-        x, y = (g[box] for g in _grid(size))
+        x, y = (g[box] for g in grid(size))
         u = cx - x if scene.motion == "left" else x - cx
-        _paint(clip[frame][box], u, y - cy, scene.object, PALETTE[scene.colour], px, frame)
+        paint(image[box], u, y - cy, scene.object, PALETTE[scene.colour], px, frame)
 
 
-def render(scene: Scene, seed: int = 0, size: int = SIZE) -> np.ndarray:
-    """Render a clip: float32 [FRAMES, size, size, 3] in [0, 1]; ``seed`` moves the object."""
+def render(scene: Scene, seed: int = 0, size: int = SIZE, frames=range(FRAMES)) -> np.ndarray:
+    """Render frames of a clip: float32 [n, size, size, 3] in [0, 1]; ``seed`` moves the object."""
     jitter = np.random.default_rng((seed, 11)).uniform(-5, 5, 2)
-    clip = background(scene.time, scene.place, scene.weather, size).copy()
-    draw_object(clip, scene, track(scene.motion, tuple(jitter)))
-    drops = particles(scene.weather, size)
-    if drops is not None:
-        _over(clip, _DROP_COLOUR[scene.weather], drops)
+    clip = background(scene.time, scene.place, scene.weather, size)[list(frames)]
+    draw_object(clip, scene, track(scene.motion, tuple(jitter)), frames)
+    add_particles(clip, scene.weather, frames)
     return clip
 
 
