@@ -27,7 +27,8 @@ struct Grid {
 Latent shape_for_video(int64_t channels, int64_t frames, int64_t height, int64_t width);
 Grid grid_of(const Latent& latent);
 
-/// The numbers torch.randn(count) gives on the CPU for a mt19937 generator with this seed. [C,F,H,W] order.
+/// The numbers torch.randn(count) gives on the CPU for a mt19937 generator with this seed, bit for bit where torch runs its
+/// AVX2 code (its other code paths differ in the last bits). [C,F,H,W] order.
 class NoiseSource {
  public:
   explicit NoiseSource(uint64_t seed);
@@ -38,8 +39,12 @@ class NoiseSource {
  private:
   void refill();
   uint32_t next();
+  float next_uniform();
+  double next_normal();  ///< the fp64 road torch takes for fewer than 16 numbers
   uint32_t state_[624];
   int index_ = 624;
+  bool has_spare_ = false;
+  double spare_ = 0;
 };
 
 /// Tokens [N, C*4], K order (c, pt, ph, pw) as patch_embedding expects.
