@@ -13,10 +13,11 @@
 namespace sla2::sampler {
 
 struct ScheduleSpec {
-  std::string grid;            ///< "wan_unipc", "wan_dpm", "diffusers_unipc", "diffusers_euler", "diffusers_dpm", "lightx2v_4step", "rcm" …
-  int steps = 0;
+  std::string grid;  ///< one of grid_names(): "wan_unipc", "wan_dpm", "linear", "diffusers_unipc", "lightx2v_4step", "rcm" …
+  int steps = 0;     ///< 0: the count a distilled grid was trained for
   double shift = 1.0;
-  std::vector<double> sigmas;  ///< explicit list (strictly decreasing, last may be 0); overrides grid and steps
+  std::vector<double> sigmas;  ///< explicit list, taken as it is (strictly decreasing, last may be 0); overrides steps and shift.
+                               ///< A grid named beside it still decides timestep rounding, noise and guidance.
 };
 
 struct Schedule {
@@ -25,6 +26,7 @@ struct Schedule {
   std::vector<float> timesteps;   ///< steps values given to the model (integer-valued where the source truncates)
   bool stochastic = false;        ///< fresh noise each step (rCM)
   bool cfg_forbidden = false;     ///< distilled lists
+  float initial_scale = 1.0f;     ///< the first latent is this times normal noise (rCM: its first sigma)
 };
 
 Schedule make_schedule(const ScheduleSpec& spec);
@@ -43,6 +45,7 @@ class Solver {
  public:
   static std::unique_ptr<Solver> create(std::string_view name, const Schedule& schedule);
   virtual ~Solver() = default;
+  /// Steps follow each other; the first may be any i. Throws STATE on a gap.
   /// Replace x at sigma[i] by x at sigma[i+1], given the velocity at i. `noise` is drawn only by stochastic solvers.
   virtual void step(int i, std::span<float> x, std::span<const float> velocity, std::span<const float> noise) = 0;
   [[nodiscard]] virtual std::vector<StateTensor> save() const = 0;
