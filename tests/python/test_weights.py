@@ -67,7 +67,8 @@ def test_dit_names_invert_diffusers_converter_in_every_variant(dit, run_probe, t
         assert_same(converted(run_probe, tmp_path, tmp_path / "variant.safetensors"), original)
 
 
-@pytest.mark.parametrize("image", [dict(image_dim=24, added_kv_proj_dim=36), dict(image_dim=24, added_kv_proj_dim=36, pos_embed_seq_len=10)])
+@pytest.mark.parametrize("image", [dict(image_dim=24, added_kv_proj_dim=36),
+                                   dict(image_dim=24, added_kv_proj_dim=36, pos_embed_seq_len=10)])
 def test_image_to_video_names_map_too_and_are_refused_by_name(image, run_probe, tmp_path):
     model = randomise(WanTransformer3DModel(num_attention_heads=3, attention_head_dim=12, text_dim=20, freq_dim=16, ffn_dim=44,
                                             num_layers=1, in_channels=36, **image), 3)

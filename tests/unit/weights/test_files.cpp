@@ -11,7 +11,8 @@
 namespace sla2::weights::test {
 namespace {
 
-const std::string kHeader = R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"U8","shape":[5],"data_offsets":[24,29]}})";
+const std::string kHeader = R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
+                            R"("b":{"dtype":"U8","shape":[5],"data_offsets":[24,29]}})";
 
 std::string sound_file() { return file_bytes(kHeader, std::string(29, 'x')); }
 
