@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <CLI/CLI.hpp>
+
+namespace sla2::probe {
+/// `probe_dit bench`: seconds per block and peak memory on synthetic weights, as JSON.
+void add_bench(CLI::App& app);
+}  // namespace sla2::probe
