@@ -94,18 +94,19 @@ ByteRange byte_range(const sla2_tensor& tensor) {
 bool elements_are_distinct(const sla2_tensor& tensor) {
   // Axes by growing stride: each must step over everything the smaller ones reach. Sufficient, and true of every
   // transposed or sliced array.
-  std::array<int, SLA2_TENSOR_MAX_DIMS> axes{};
-  int count = 0;
-  for (int axis = 0; axis < tensor.ndim; ++axis)
-    if (tensor.shape[axis] > 1) axes[static_cast<size_t>(count++)] = axis;
-  std::sort(axes.begin(), axes.begin() + count,
-            [&](int x, int y) { return std::llabs(tensor.strides[x]) < std::llabs(tensor.strides[y]); });
+  std::array<bool, SLA2_TENSOR_MAX_DIMS> done{};
   int64_t reach = 0;
-  for (int i = 0; i < count; ++i) {
-    const int axis = axes[static_cast<size_t>(i)];
-    const int64_t stride = std::llabs(tensor.strides[axis]);
+  for (int round = 0; round < tensor.ndim; ++round) {
+    int next = -1;
+    for (int axis = 0; axis < tensor.ndim; ++axis) {
+      if (done[static_cast<size_t>(axis)] || tensor.shape[axis] == 1) continue;
+      if (next < 0 || std::llabs(tensor.strides[axis]) < std::llabs(tensor.strides[next])) next = axis;
+    }
+    if (next < 0) break;
+    done[static_cast<size_t>(next)] = true;
+    const int64_t stride = std::llabs(tensor.strides[next]);
     if (stride <= reach) return false;
-    reach += (tensor.shape[axis] - 1) * stride;
+    reach += (tensor.shape[next] - 1) * stride;
   }
   return true;
 }

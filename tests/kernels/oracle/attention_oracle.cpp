@@ -93,7 +93,8 @@ std::vector<T> attention(const Problem& p, const std::vector<float>& q32, const 
   for (int64_t i = 0; i < p.queries; ++i) {
     std::vector<T> router(static_cast<size_t>(key_blocks));
     for (int64_t b = 0; b < key_blocks; ++b)
-      router[static_cast<size_t>(b)] = scale * dot(&pooled_q[static_cast<size_t>(i / p.block_q * d)], &pooled_k[static_cast<size_t>(b * d)], d);
+      router[static_cast<size_t>(b)] =
+          scale * dot(&pooled_q[static_cast<size_t>(i / p.block_q * d)], &pooled_k[static_cast<size_t>(b * d)], d);
     std::vector<size_t> order(router.size());
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(), [&](size_t x, size_t y) { return router[x] > router[y]; });

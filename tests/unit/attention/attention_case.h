@@ -102,8 +102,8 @@ inline void check_budget(const oracle::Problem& p, const std::vector<float>& q, 
   constexpr double kFactor = 2, kJitter = 4 * 6e-8;  // a few roundings of the largest output
   for (const Isa isa : {Isa::kScalar, active_isa()}) {
     const double ours = worst(run(config_of(p), q, k, v, bias, isa), truth);
-    INFO("isa " << isa_name(isa) << ", N " << p.queries << " x " << p.keys << ", D " << p.dim << ", sparsity " << p.sparsity << ": ours " << ours
-                << ", plain fp32 " << plain);
+    INFO("isa " << isa_name(isa) << ", N " << p.queries << " x " << p.keys << ", D " << p.dim << ", sparsity " << p.sparsity
+                << ": ours " << ours << ", plain fp32 " << plain);
     CHECK(ours <= kFactor * plain + kJitter * size);
   }
 }
