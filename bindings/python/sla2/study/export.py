@@ -136,9 +136,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("presets/models/small_world"))
     parser.add_argument("--vae", default="vae.pt", help="VAE checkpoint's file name")
     parser.add_argument("--dit", default="dit.pt", help="transformer checkpoint's file name")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg-scale", type=float, default=3.0)
-    parser.add_argument("--sampler", default="unipc", choices=("euler", "unipc"))
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--cfg-scale", type=float, default=4.0)
+    parser.add_argument("--sampler", default="euler", choices=("euler", "unipc"))
     args = parser.parse_args()
     export(args.work, args.out, args.vae, args.dit, {
         "width": 128, "height": 128, "frames": 17, "fps": 8, "steps": args.steps,
