@@ -28,7 +28,8 @@ int main() {
     params.set("steps", 0);
     check(false, "out of range throws");
   } catch (const sla2::Exception& error) {
-    check(error.status() == SLA2_E_ARGUMENT && std::string(error.what()).find("1 to 1000") != std::string::npos, "the error says the range");
+    check(error.status() == SLA2_E_ARGUMENT && std::string(error.what()).find("1 to 1000") != std::string::npos,
+          "the error says the range");
   }
   try {
     const sla2::Model model("/no/such/model");

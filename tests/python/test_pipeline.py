@@ -6,6 +6,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,6 +169,45 @@ def test_resume_gives_the_same_bytes(sla2, model, tmp_path, sampler):
     assert again.status == s.OK and again.report["resumed_from_step"] == 4
 
 
+CHILD = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import sla2_ctypes as s
+sla2 = s.Sla2()
+def die(step, *_):
+    if step == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+s.run_job(sla2, sla2.open({folder!r}), {values!r}, on_step=die)
+"""
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_killed_and_resumed_gives_the_same_bytes(sla2, model, folder, tmp_path, step):
+    path = tmp_path / "job.ckpt"
+    whole = s.run_job(sla2, model, values(steps=4))
+    code = CHILD.format(tests=str(Path(__file__).parent), folder=str(folder), step=step, values=values(steps=4, checkpoint=str(path)))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["job.ckpt"]
+    resumed = s.run_job(sla2, model, {}, resume=path)
+    assert resumed.status == s.OK and resumed.report["resumed_from_step"] == step
+    assert np.array_equal(resumed.frames, whole.frames)
+
+
+def test_decoding_falls_back_to_tiles_when_only_that_fits(sla2, model):
+    big = values(width=512, height=512, frames=1, steps=1, cfg_scale=1)
+    whole = s.run_job(sla2, model, big)
+    memory = whole.report["memory"]
+    assert memory["planned_decode_bytes"] > memory["planned_sample_bytes"]
+    limit = (memory["planned_decode_bytes"] >> 20) - 1
+    tiled = s.run_job(sla2, model, big | {"memory_limit": limit})
+    assert tiled.status == s.OK, tiled.error
+    assert tiled.report["settings"]["vae_tile"] > 0 and tiled.report["memory"]["planned_bytes"] <= limit << 20
+    assert any("decoding in tiles" in line for line in tiled.report["fallbacks"])
+    assert any("decoding in tiles" in line for line in tiled.messages)
+    assert tiled.frames.shape == whole.frames.shape
+
+
 def test_requested_checkpoint_does_not_stop_the_job(sla2, model, tmp_path):
     path = tmp_path / "job.ckpt"
     seen = []
@@ -262,7 +305,7 @@ def test_wrong_files_are_named(sla2, folder, tmp_path):
     refused(s.E_MODEL_MISMATCH, "not the DiT", vae, vae=vae, text_encoder=text)
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(dit.read_bytes()[:-100])
-    refused(s.E_FILE_FORMAT, "", cut, vae=vae, text_encoder=text)
+    refused(s.E_FILE_FORMAT, "cut.safetensors", cut, vae=vae, text_encoder=text)
     sla2.open(dit, vae=vae, text_encoder=text)  # and the right ones open
 
 

@@ -19,7 +19,7 @@
 /** View of a DLTensor. Strides that are NULL mean contiguous, as in DLPack before version 1.2.
  *  @return SLA2_OK | SLA2_E_ARGUMENT (NULL, or ndim over SLA2_TENSOR_MAX_DIMS) | SLA2_E_UNSUPPORTED (lanes, element type
  *  or device that sla2_tensor cannot name); `tensor` is untouched unless SLA2_OK. */
-static inline sla2_status sla2_tensor_from_dltensor(sla2_tensor *tensor, const DLTensor *source) {
+static inline sla2_status sla2_tensor_from_dltensor(sla2_tensor* tensor, const DLTensor* source) {
   sla2_tensor view;
   int64_t step = 1;
   int32_t axis;
@@ -37,7 +37,7 @@ static inline sla2_status sla2_tensor_from_dltensor(sla2_tensor *tensor, const D
   if (sla2_tensor_init(&view, (uint32_t)sizeof view) != SLA2_OK) return SLA2_E_ARGUMENT;
   view.dtype_code = code;
   view.dtype_bits = source->dtype.bits;
-  view.data = (char *)source->data + source->byte_offset;
+  view.data = (char*)source->data + source->byte_offset;
   view.ndim = source->ndim;
   view.device_type = (int32_t)source->device.device_type;
   view.device_id = source->device.device_id;
@@ -54,7 +54,7 @@ static inline sla2_status sla2_tensor_from_dltensor(sla2_tensor *tensor, const D
 /** View of a DLManagedTensorVersioned (what numpy and PyTorch hand out). `written`: nonzero if the library will write it.
  *  @return as sla2_tensor_from_dltensor(), and SLA2_E_VERSION (another major version of DLPack), SLA2_E_ARGUMENT (written,
  *  but flagged read-only). */
-static inline sla2_status sla2_tensor_from_dlpack(sla2_tensor *tensor, const DLManagedTensorVersioned *source, int written) {
+static inline sla2_status sla2_tensor_from_dlpack(sla2_tensor* tensor, const DLManagedTensorVersioned* source, int written) {
   if (source == NULL) return SLA2_E_ARGUMENT;
   if (source->version.major != DLPACK_MAJOR_VERSION) return SLA2_E_VERSION;
   if (written && (source->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0) return SLA2_E_ARGUMENT;
@@ -64,7 +64,7 @@ static inline sla2_status sla2_tensor_from_dlpack(sla2_tensor *tensor, const DLM
 
 /** DLTensor view of a sla2_tensor; shape and strides point into `tensor`, which must outlive the view.
  *  @return SLA2_OK | SLA2_E_ARGUMENT */
-static inline sla2_status sla2_tensor_to_dltensor(sla2_tensor *tensor, DLTensor *target) {
+static inline sla2_status sla2_tensor_to_dltensor(sla2_tensor* tensor, DLTensor* target) {
   if (tensor == NULL || target == NULL || tensor->ndim < 1 || tensor->ndim > SLA2_TENSOR_MAX_DIMS) return SLA2_E_ARGUMENT;
   target->data = tensor->data;
   target->device.device_type = (DLDeviceType)tensor->device_type;

@@ -51,8 +51,7 @@ uint32_t sla2_abi_version(void) { return kAbiVersion; }
 const char* sla2_status_name(sla2_status status) {
   switch (status) {
 #define SLA2_CASE(name) \
-  case name:            \
-    return #name;
+  case name: return #name;
     SLA2_CASE(SLA2_OK)
     SLA2_CASE(SLA2_E_ARGUMENT)
     SLA2_CASE(SLA2_E_STATE)
@@ -69,8 +68,7 @@ const char* sla2_status_name(sla2_status status) {
     SLA2_CASE(SLA2_E_NUMERIC)
     SLA2_CASE(SLA2_E_INTERNAL)
 #undef SLA2_CASE
-    default:
-      return "SLA2_E_UNKNOWN";
+    default: return "SLA2_E_UNKNOWN";
   }
 }
 
@@ -78,8 +76,6 @@ const char* sla2_last_error(void) { return sla2::api::last_error(); }
 
 void sla2_log_set(sla2_log_fn sink, void* user) { sla2::set_log_sink(sink, user); }
 
-uint64_t sla2_system_info(char* buffer, uint64_t capacity) {
-  return sla2::api::guard_text(buffer, capacity, system_info_json);
-}
+uint64_t sla2_system_info(char* buffer, uint64_t capacity) { return sla2::api::guard_text(buffer, capacity, system_info_json); }
 
 }  // extern "C"

@@ -84,7 +84,9 @@ pipeline::Callbacks wrap_callbacks(const sla2_job_callbacks* given) {
   return callbacks;
 }
 
-sla2::config::ParamSet values_of(const sla2_params* params) { return params == nullptr ? sla2::config::ParamSet{} : params->values; }
+sla2::config::ParamSet values_of(const sla2_params* params) {
+  return params == nullptr ? sla2::config::ParamSet{} : params->values;
+}
 
 /// Hand a new handle to the caller through the last argument; on any throw before, *target is untouched.
 template <typename Handle>
@@ -133,18 +135,20 @@ sla2_status sla2_job_create(sla2_model* model, const sla2_params* params, const 
   return guard([&] {
     sla2_job*& target = required(job, "sla2_job_create", "job");
     auto handle = std::make_unique<sla2_job>();
-    handle->job = pipeline::Job::start(required(model, "sla2_job_create", "model").model, values_of(params), wrap_callbacks(callbacks));
+    handle->job =
+        pipeline::Job::start(required(model, "sla2_job_create", "model").model, values_of(params), wrap_callbacks(callbacks));
     give(std::move(handle), target);
   });
 }
 
-sla2_status sla2_job_resume(sla2_model* model, const char* checkpoint, const sla2_params* params, const sla2_job_callbacks* callbacks,
-                            sla2_job** job) {
+sla2_status sla2_job_resume(sla2_model* model, const char* checkpoint, const sla2_params* params,
+                            const sla2_job_callbacks* callbacks, sla2_job** job) {
   return guard([&] {
     sla2_job*& target = required(job, "sla2_job_resume", "job");
     auto handle = std::make_unique<sla2_job>();
-    handle->job = pipeline::Job::resume(required(model, "sla2_job_resume", "model").model, &required(checkpoint, "sla2_job_resume", "checkpoint"),
-                                        values_of(params), wrap_callbacks(callbacks));
+    handle->job = pipeline::Job::resume(required(model, "sla2_job_resume", "model").model,
+                                        &required(checkpoint, "sla2_job_resume", "checkpoint"), values_of(params),
+                                        wrap_callbacks(callbacks));
     give(std::move(handle), target);
   });
 }

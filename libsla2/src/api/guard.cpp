@@ -8,8 +8,8 @@ namespace sla2::api {
 namespace {
 
 /// The error text belongs to the thread, as errno does: the C door promises it and no handle exists to hold it.
-thread_local std::string last_error_text;        // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
-thread_local const char* last_error_view = "";   // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
+thread_local std::string last_error_text;       // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
+thread_local const char* last_error_view = "";  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
 
 bool continues_character(char byte) noexcept { return (static_cast<unsigned char>(byte) & 0xC0u) == 0x80u; }
 

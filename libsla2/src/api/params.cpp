@@ -54,7 +54,8 @@ uint32_t sla2_param_count(void) { return static_cast<uint32_t>(sla2::config::par
 sla2_status sla2_param_get(uint32_t index, sla2_param_info* info) {
   return guard([&] {
     const auto table = sla2::config::param_table();
-    SLA2_CHECK(index < table.size(), SLA2_E_ARGUMENT, "sla2_param_get: index {} is past the last of {} parameters", index, table.size());
+    SLA2_CHECK(index < table.size(), SLA2_E_ARGUMENT, "sla2_param_get: index {} is past the last of {} parameters", index,
+               table.size());
     sla2::api::write_struct(info, info_of(table[index]), kInfoName);
   });
 }
@@ -101,7 +102,8 @@ sla2_status sla2_params_set_float(sla2_params* params, const char* name, double 
 }
 
 sla2_status sla2_params_unset(sla2_params* params, const char* name) {
-  return guard([&] { required(params, "sla2_params_unset", "params").values.unset(&required(name, "sla2_params_unset", "name")); });
+  return guard(
+      [&] { required(params, "sla2_params_unset", "params").values.unset(&required(name, "sla2_params_unset", "name")); });
 }
 
 sla2_status sla2_params_get_text(const sla2_params* params, const char* name, char* buffer, uint64_t capacity, uint64_t* needed,
@@ -119,12 +121,14 @@ sla2_status sla2_params_get_text(const sla2_params* params, const char* name, ch
 
 sla2_status sla2_params_merge_json(sla2_params* params, const char* json) {
   return guard([&] {
-    required(params, "sla2_params_merge_json", "params").values.merge_json(&required(json, "sla2_params_merge_json", "json"), "parameters");
+    required(params, "sla2_params_merge_json", "params")
+        .values.merge_json(&required(json, "sla2_params_merge_json", "json"), "parameters");
   });
 }
 
 uint64_t sla2_params_to_json(const sla2_params* params, char* buffer, uint64_t capacity) {
-  return sla2::api::guard_text(buffer, capacity, [&] { return required(params, "sla2_params_to_json", "params").values.to_json(); });
+  return sla2::api::guard_text(buffer, capacity,
+                               [&] { return required(params, "sla2_params_to_json", "params").values.to_json(); });
 }
 
 }  // extern "C"

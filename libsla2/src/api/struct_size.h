@@ -19,7 +19,8 @@ inline constexpr uint32_t kLargestStruct = 1u << 16;
 
 inline void check_struct_size(uint32_t size, const char* name) {
   SLA2_CHECK(size >= sizeof(uint32_t) && size <= kLargestStruct, SLA2_E_ARGUMENT,
-             "{}: struct_size is {}; expected the sizeof of the struct. Call {}_init(&value, sizeof value) first", name, size, name);
+             "{}: struct_size is {}; expected the sizeof of the struct. Call {}_init(&value, sizeof value) first", name, size,
+             name);
 }
 
 /// _init: write `defaults` into the caller's struct of `size` bytes; fields this library does not know become zero.

@@ -41,7 +41,10 @@ attention::Config self_attention_config(const config::DitConfig& config, int64_t
   c.heads = config.heads;
   c.query_tokens = c.key_tokens = tokens;
   c.head_dim = config.head_dim;
-  c.sparsity = layer.mode == attention::Mode::kFull ? 0.0 : layer.sparsity;
+  if (layer.mode == attention::Mode::kFull) return c;
+  c.sparsity = layer.sparsity;
+  c.block_q = layer.block_q;
+  c.block_k = layer.block_k;
   return c;
 }
 
@@ -74,7 +77,7 @@ Activations::Activations(const config::DitConfig& config, const Holding& holding
 }
 
 PlanSummary plan(const config::DitConfig& config, const latent::Grid& grid, int64_t prompt_tokens, const Options& options,
-                 bool uses_sparse, DType stored) {
+                 bool uses_sparse, DType stored, const LayerAttention& blocks) {
   const Holding holding = choose_holding(config, stored, options.precision);
   const Activations activations(config, holding, grid.tokens(), options.token_chunk);
   const int64_t keys = prompt_keys(config, prompt_tokens), width = std::max(config.text_dim, config.dim);
@@ -83,7 +86,7 @@ PlanSummary plan(const config::DitConfig& config, const latent::Grid& grid, int6
       attention::Plan::create(self_attention_config(config, grid.tokens(), {}))->workspace_bytes(),
       attention::Plan::create(cross_attention_config(config, grid.tokens(), keys))->workspace_bytes());
   if (uses_sparse) {
-    const LayerAttention sparse{attention::Mode::kSla2, kPlannedSparsity};
+    const LayerAttention sparse{attention::Mode::kSla2, kPlannedSparsity, blocks.block_q, blocks.block_k};
     workspace = std::max(workspace, attention::Plan::create(self_attention_config(config, grid.tokens(), sparse))->workspace_bytes());
   }
 

@@ -8,9 +8,9 @@
 namespace sla2::latent {
 namespace {
 
-constexpr int64_t kTemporalStride = 4;   // Wan-VAE: frames 4k+1 -> k+1 latent frames
-constexpr int64_t kSpatialStride = 8;    // Wan-VAE: three spatial halvings
-constexpr int64_t kPatch = 2;            // DiT patch (1, 2, 2)
+constexpr int64_t kTemporalStride = 4;  // Wan-VAE: frames 4k+1 -> k+1 latent frames
+constexpr int64_t kSpatialStride = 8;   // Wan-VAE: three spatial halvings
+constexpr int64_t kPatch = 2;           // DiT patch (1, 2, 2)
 constexpr int64_t kPixelMultiple = kSpatialStride * kPatch;
 constexpr int64_t kMaxPositions = 1024;  // Wan's RoPE tables end here, on each of the three axes
 constexpr int64_t kMaxFrames = (kMaxPositions - 1) * kTemporalStride + 1;
@@ -21,8 +21,8 @@ void check_pixels(const char* what, int64_t value) {
   const int64_t below = std::clamp(value / kPixelMultiple * kPixelMultiple, kPixelMultiple, kMaxPixels);
   const int64_t above = std::clamp(below + kPixelMultiple, kPixelMultiple, kMaxPixels);
   const bool outside = value < kPixelMultiple || value > kMaxPixels;
-  fail(SLA2_E_ARGUMENT, "{}: expected a multiple of {} from {} to {}, got {}; use {}", what, kPixelMultiple, kPixelMultiple, kMaxPixels,
-       value, outside ? fmt::format("{}", below) : fmt::format("{} or {}", below, above));
+  fail(SLA2_E_ARGUMENT, "{}: expected a multiple of {} from {} to {}, got {}; use {}", what, kPixelMultiple, kPixelMultiple,
+       kMaxPixels, value, outside ? fmt::format("{}", below) : fmt::format("{} or {}", below, above));
 }
 
 void check_frames(int64_t frames) {

@@ -33,8 +33,8 @@ class NoiseSource {
  public:
   explicit NoiseSource(uint64_t seed);
   void fill_normal(std::span<float> target);
-  [[nodiscard]] std::string save() const;   ///< text, for checkpoints
-  void restore(const std::string& state);   ///< throws FILE_FORMAT
+  [[nodiscard]] std::string save() const;  ///< text, for checkpoints
+  void restore(const std::string& state);  ///< throws FILE_FORMAT
 
  private:
   void refill();

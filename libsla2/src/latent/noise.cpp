@@ -104,19 +104,22 @@ void NoiseSource::restore(const std::string& state) {
     uint64_t value = 0;
     const auto [end, problem] = std::from_chars(word.data(), word.data() + word.size(), value, base);
     SLA2_CHECK(problem == std::errc() && end == word.data() + word.size() && !word.empty() && value <= limit, SLA2_E_FILE_FORMAT,
-               "noise state: expected a number up to {} in base {}, got '{}'; the checkpoint is damaged", limit, base, word.substr(0, 32));
+               "noise state: expected a number up to {} in base {}, got '{}'; the checkpoint is damaged", limit, base,
+               word.substr(0, 32));
     return value;
   };
   std::string tag;
   stream >> tag;
-  SLA2_CHECK(tag == kStateTag, SLA2_E_FILE_FORMAT, "noise state: expected it to begin with '{}', got '{}'", kStateTag, tag.substr(0, 32));
+  SLA2_CHECK(tag == kStateTag, SLA2_E_FILE_FORMAT, "noise state: expected it to begin with '{}', got '{}'", kStateTag,
+             tag.substr(0, 32));
   NoiseSource read(0);  // this object stays as it was if the text is bad
   read.index_ = static_cast<int>(number(10, kStateWords));
   read.has_spare_ = number(10, 1) != 0;
   read.spare_ = std::bit_cast<double>(number(16, UINT64_MAX));
   for (uint32_t& word : read.state_) word = static_cast<uint32_t>(number(16, UINT32_MAX));
   std::string rest;
-  SLA2_CHECK(!(stream >> rest), SLA2_E_FILE_FORMAT, "noise state: unexpected text after {} words; the checkpoint is damaged", kStateWords);
+  SLA2_CHECK(!(stream >> rest), SLA2_E_FILE_FORMAT, "noise state: unexpected text after {} words; the checkpoint is damaged",
+             kStateWords);
   SLA2_CHECK(!read.has_spare_ || std::isfinite(read.spare_), SLA2_E_FILE_FORMAT, "noise state: the kept number is not finite");
   *this = read;
 }

@@ -24,8 +24,8 @@ float polynomial(const float (&coefficients)[N], float x) noexcept {
 float single_log(float value) noexcept {
   constexpr float kSqrtHalf = 0.707106781186547524f;
   constexpr float kLn2Low = -2.12194440e-4f, kLn2High = 0.693359375f;  // ln 2 in two pieces
-  constexpr float kLog[] = {7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f,  -1.2420140846e-1f, 1.4249322787e-1f,
-                            -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f};
+  constexpr float kLog[] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,  -1.2420140846e-1f, 1.4249322787e-1f,
+                            -1.6668057665e-1f, 2.0000714765e-1f,  -2.4999993993e-1f, 3.3333331174e-1f};
   constexpr int kMantissaBits = 23, kExponentOfHalf = 126;
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   float exponent = static_cast<float>(static_cast<int>(bits >> kMantissaBits) - kExponentOfHalf);

@@ -27,8 +27,8 @@ RopeTables make_rope_tables(int64_t head_dim, const Grid& grid, double theta) {
   constexpr int64_t kSmallestHead = 6;  // one pair on each axis
   SLA2_CHECK(head_dim >= kSmallestHead && head_dim % 2 == 0, SLA2_E_ARGUMENT,
              "RoPE: expected an even head size of at least {}, got {}", kSmallestHead, head_dim);
-  SLA2_CHECK(grid.frames > 0 && grid.height > 0 && grid.width > 0, SLA2_E_ARGUMENT, "RoPE: expected a positive grid, got {} x {} x {}",
-             grid.frames, grid.height, grid.width);
+  SLA2_CHECK(grid.frames > 0 && grid.height > 0 && grid.width > 0, SLA2_E_ARGUMENT,
+             "RoPE: expected a positive grid, got {} x {} x {}", grid.frames, grid.height, grid.width);
   SLA2_CHECK(std::isfinite(theta) && theta > 0, SLA2_E_ARGUMENT, "RoPE: expected theta > 0, got {}", theta);
   RopeTables tables;
   tables.head_dim = head_dim;

@@ -11,7 +11,7 @@ std::vector<dit::LayerAttention> attention_policy(const AttentionSettings& atten
   if (!attention.sparse || dense_step || no_sparse_layer) return {};
   std::vector<dit::LayerAttention> policy(static_cast<size_t>(layers));
   for (int64_t layer = attention.layers_first; layer < layers - attention.layers_last; ++layer) {
-    policy[static_cast<size_t>(layer)] = {attention::Mode::kSla2, attention.sparsity};
+    policy[static_cast<size_t>(layer)] = {attention::Mode::kSla2, attention.sparsity, attention.block_q, attention.block_k};
   }
   return policy;
 }

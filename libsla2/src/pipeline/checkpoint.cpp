@@ -47,7 +47,8 @@ class Reader {
 
   [[nodiscard]] const std::string& text(const char* key) const {
     const auto found = file_->metadata().find(key);
-    SLA2_CHECK(found != file_->metadata().end(), SLA2_E_FILE_FORMAT, "{}: not a complete checkpoint: \"{}\" is missing", file_->path(), key);
+    SLA2_CHECK(found != file_->metadata().end(), SLA2_E_FILE_FORMAT, "{}: not a complete checkpoint: \"{}\" is missing",
+               file_->path(), key);
     return found->second;
   }
   [[nodiscard]] json object(const char* key) const {
@@ -62,15 +63,16 @@ class Reader {
     return value.get<int>();
   }
   [[nodiscard]] std::vector<float> values(const weights::TensorInfo& tensor) const {
-    SLA2_CHECK(tensor.dtype == DType::kF32, SLA2_E_FILE_FORMAT, "{}: checkpoint tensor \"{}\" is not fp32", file_->path(), tensor.name);
+    SLA2_CHECK(tensor.dtype == DType::kF32, SLA2_E_FILE_FORMAT, "{}: checkpoint tensor \"{}\" is not fp32", file_->path(),
+               tensor.name);
     std::vector<float> result(static_cast<size_t>(tensor.element_count()));
     file_->read_bytes(tensor, 0, std::as_writable_bytes(std::span(result)));
     return result;
   }
   [[nodiscard]] const weights::TensorInfo& tensor(const char* name, size_t rank) const {
     const weights::TensorInfo* info = file_->find(name);
-    SLA2_CHECK(info != nullptr && info->shape.size() == rank, SLA2_E_FILE_FORMAT, "{}: not a complete checkpoint: tensor \"{}\" of rank {} is missing",
-               file_->path(), name, rank);
+    SLA2_CHECK(info != nullptr && info->shape.size() == rank, SLA2_E_FILE_FORMAT,
+               "{}: not a complete checkpoint: tensor \"{}\" of rank {} is missing", file_->path(), name, rank);
     return *info;
   }
   [[nodiscard]] text::Embedding embedding(const char* name) const {
@@ -94,9 +96,10 @@ void check_kind(const Reader& reader, const std::string& path) {
              "{}: not a checkpoint of this program (its format is \"{}\"); `sla2 info` says what it is", path,
              format == metadata.end() ? std::string() : format->second);
   const json version = reader.object("version");
-  SLA2_CHECK(version.is_number_integer() && version >= 1, SLA2_E_FILE_FORMAT, "{}: checkpoint version {} is damaged", path, version.dump());
-  SLA2_CHECK(version <= kVersion, SLA2_E_VERSION, "{}: checkpoint version {} is newer than this library knows ({}); use a newer one", path,
-             version.dump(), kVersion);
+  SLA2_CHECK(version.is_number_integer() && version >= 1, SLA2_E_FILE_FORMAT, "{}: checkpoint version {} is damaged", path,
+             version.dump());
+  SLA2_CHECK(version <= kVersion, SLA2_E_VERSION,
+             "{}: checkpoint version {} is newer than this library knows ({}); use a newer one", path, version.dump(), kVersion);
 }
 
 config::ParamSet read_params(const Reader& reader, const std::string& path) {
@@ -141,7 +144,8 @@ SavedJob read_checkpoint(const std::string& path) {
   SavedJob saved;
   saved.values = read_params(reader, path);
   const json sigmas = reader.object("sigmas");
-  SLA2_CHECK(sigmas.is_array() && sigmas.size() <= kMaxSavedSteps + 1, SLA2_E_FILE_FORMAT, "{}: checkpoint entry \"sigmas\" is damaged", path);
+  SLA2_CHECK(sigmas.is_array() && sigmas.size() <= kMaxSavedSteps + 1, SLA2_E_FILE_FORMAT,
+             "{}: checkpoint entry \"sigmas\" is damaged", path);
   for (const json& sigma : sigmas) {
     SLA2_CHECK(sigma.is_number(), SLA2_E_FILE_FORMAT, "{}: checkpoint entry \"sigmas\" is damaged", path);
     saved.sigmas.push_back(sigma.get<float>());
@@ -166,7 +170,8 @@ SavedJob read_checkpoint(const std::string& path) {
   state.x = {latent.shape[0], latent.shape[1], latent.shape[2], latent.shape[3], reader.values(latent)};
   const std::string_view prefix = kSolverPrefix;
   for (const weights::TensorInfo& tensor : reader.file().tensors()) {
-    if (std::string_view(tensor.name).starts_with(prefix)) state.solver.push_back({tensor.name.substr(prefix.size()), reader.values(tensor)});
+    if (std::string_view(tensor.name).starts_with(prefix))
+      state.solver.push_back({tensor.name.substr(prefix.size()), reader.values(tensor)});
   }
   if (state.encoded) {
     state.positive = reader.embedding("prompt.positive");

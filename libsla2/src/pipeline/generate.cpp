@@ -14,7 +14,9 @@ namespace {
 /// Seconds from here to now.
 class Stopwatch {
  public:
-  [[nodiscard]] double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  [[nodiscard]] double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
 
  private:
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
@@ -24,8 +26,8 @@ text::Embedding encode_one(JobContext& job, const text::EmbeddingCache& cache, s
                            const std::string& cleaned, const std::vector<int32_t>& ids) {
   const ModelParts& parts = job.parts();
   text::Embedding embedding;
-  const bool cached = cache.load(cleaned, parts.encoder_digest, &embedding) && embedding.tokens == static_cast<int64_t>(ids.size()) &&
-                      embedding.width == parts.encoder_config.d_model;
+  const bool cached = cache.load(cleaned, parts.encoder_digest, &embedding) &&
+                      embedding.tokens == static_cast<int64_t>(ids.size()) && embedding.width == parts.encoder_config.d_model;
   if (cached) {
     job.note([](RunRecord& r) { r.embedding_from_cache = true; });
     return embedding;
@@ -77,8 +79,13 @@ void decode(JobContext& job, ProgressMeter& meter) {
   std::vector<uint8_t> rgb;
   decoder->decode(job.state.x, options, job.cancel, [&](const vae::FrameChunk& chunk) {
     video::frames_to_rgb(chunk, rgb);
-    Frames frames{static_cast<int>(chunk.width), static_cast<int>(chunk.height), static_cast<int>(chunk.first),
-                  static_cast<int>(chunk.count), total, rgb.data(), settings.fps};
+    Frames frames{static_cast<int>(chunk.width),
+                  static_cast<int>(chunk.height),
+                  static_cast<int>(chunk.first),
+                  static_cast<int>(chunk.count),
+                  total,
+                  rgb.data(),
+                  settings.fps};
     if (job.callbacks.on_frames) {
       const sla2_status status = job.callbacks.on_frames(frames);
       SLA2_CHECK(status == SLA2_OK, status, "the receiver of the frames stopped the job at frame {} of {}", frames.first, total);
@@ -113,8 +120,8 @@ void generate(JobContext& job) {
       } catch (const Error& write_error) {
         fail(write_error.status(), "the job was cancelled, but its checkpoint was lost: {}", write_error.what());
       }
-      fail(SLA2_E_CANCELLED, "cancelled on request after {} of {} steps; its state is in {}", job.state.step, job.settings.steps(),
-           job.settings.checkpoint);
+      fail(SLA2_E_CANCELLED, "cancelled on request after {} of {} steps; its state is in {}", job.state.step,
+           job.settings.steps(), job.settings.checkpoint);
     }
     throw;
   }

@@ -96,7 +96,8 @@ void draw_initial_noise(JobContext& job) {
   state.noise_state = noise.save();
 }
 
-std::unique_ptr<JobContext> make_context(std::shared_ptr<const Model> model, const config::ParamSet& params, Callbacks callbacks) {
+std::unique_ptr<JobContext> make_context(std::shared_ptr<const Model> model, const config::ParamSet& params,
+                                         Callbacks callbacks) {
   auto job = std::make_unique<JobContext>();
   job->model = std::static_pointer_cast<const OpenModel>(std::move(model));
   job->callbacks = std::move(callbacks);
@@ -113,7 +114,8 @@ config::ParamSet merged_for_resume(const config::ParamSet& saved, const config::
   for (const auto& [name, value] : changes.values()) {
     const bool is_free = std::find(kFreeOnResume.begin(), kFreeOnResume.end(), name) != kFreeOnResume.end();
     SLA2_CHECK(is_free || saved.text(name) == value, SLA2_E_ARGUMENT,
-               "resume: {} = {} differs from the checkpoint's {}; the clip would not be the one that was begun. Leave it out, or start anew",
+               "resume: {} = {} differs from the checkpoint's {}; the clip would not be the one that was begun. Leave it out, or "
+               "start anew",
                name, value, saved.text(name));
     values.set_text(name, value);
   }
@@ -122,8 +124,8 @@ config::ParamSet merged_for_resume(const config::ParamSet& saved, const config::
 
 void check_same_weights(const SavedJob& saved, const ModelParts& model, const std::string& path) {
   const auto check = [&](const char* role, const std::string& before, const std::string& now, const std::string& file) {
-    SLA2_CHECK(before == now, SLA2_E_MODEL_MISMATCH, "resume: {} was written with another {}: digest {}, {} has {}; use the same file", path, role,
-               before, file, now);
+    SLA2_CHECK(before == now, SLA2_E_MODEL_MISMATCH,
+               "resume: {} was written with another {}: digest {}, {} has {}; use the same file", path, role, before, file, now);
   };
   check("DiT", saved.dit_digest, model.dit_digest, model.dit->path());
   check("VAE", saved.vae_digest, model.vae_digest, model.vae->path());
@@ -133,13 +135,16 @@ void check_same_weights(const SavedJob& saved, const ModelParts& model, const st
 void check_state_fits(const SavedJob& saved, const JobContext& job, const std::string& path) {
   const latent::Latent& x = saved.state.x;
   const latent::Latent& shape = job.settings.shape;
-  const bool same_shape = x.channels == shape.channels && x.frames == shape.frames && x.height == shape.height && x.width == shape.width;
+  const bool same_shape =
+      x.channels == shape.channels && x.frames == shape.frames && x.height == shape.height && x.width == shape.width;
   const text::Embedding &positive = saved.state.positive, &negative = saved.state.negative;
   const int64_t width = job.parts().encoder_config.d_model;
-  const bool texts_fit = !saved.state.encoded || (positive.tokens > 0 && positive.width == width && (!job.settings.guided() || (negative.tokens > 0 && negative.width == width)));
-  SLA2_CHECK(same_shape && texts_fit && saved.sigmas == job.settings.schedule.sigmas && saved.state.step <= job.settings.steps() &&
-                 (saved.state.step == 0 || saved.state.encoded),
-             SLA2_E_FILE_FORMAT, "{}: the checkpoint's latent, sigmas or embeddings do not agree with its own settings; it is damaged", path);
+  const bool texts_fit = !saved.state.encoded || (positive.tokens > 0 && positive.width == width &&
+                                                  (!job.settings.guided() || (negative.tokens > 0 && negative.width == width)));
+  SLA2_CHECK(same_shape && texts_fit && saved.sigmas == job.settings.schedule.sigmas &&
+                 saved.state.step <= job.settings.steps() && (saved.state.step == 0 || saved.state.encoded),
+             SLA2_E_FILE_FORMAT,
+             "{}: the checkpoint's latent, sigmas or embeddings do not agree with its own settings; it is damaged", path);
 }
 
 }  // namespace
@@ -152,8 +157,8 @@ std::unique_ptr<Job> Job::start(std::shared_ptr<const Model> model, const config
   return std::make_unique<RunningJob>(std::move(job));
 }
 
-std::unique_ptr<Job> Job::resume(std::shared_ptr<const Model> model, const std::string& checkpoint, const config::ParamSet& changes,
-                                 Callbacks callbacks) {
+std::unique_ptr<Job> Job::resume(std::shared_ptr<const Model> model, const std::string& checkpoint,
+                                 const config::ParamSet& changes, Callbacks callbacks) {
   SavedJob saved = read_checkpoint(checkpoint);
   check_same_weights(saved, opened(*model).parts(), checkpoint);
   auto job = make_context(std::move(model), merged_for_resume(saved.values, changes), std::move(callbacks));

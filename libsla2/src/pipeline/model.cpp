@@ -57,16 +57,18 @@ PartPaths read_model_json(const fs::path& file) {
   SLA2_CHECK(text("format", true) == "sla2.model", SLA2_E_FILE_FORMAT, "{}: \"format\" is \"{}\", expected \"sla2.model\"", where,
              text("format", true));
   const auto version = root.find("version");
-  SLA2_CHECK(version != root.end() && version->is_number_integer(), SLA2_E_FILE_FORMAT, "{}: \"version\" must be a whole number", where);
-  SLA2_CHECK(*version <= kModelJsonVersion, SLA2_E_VERSION, "{}: version {} is newer than this library knows ({}); use a newer one", where,
-             version->dump(), kModelJsonVersion);
-  SLA2_CHECK(text("family", true) == "wan2.1", SLA2_E_UNSUPPORTED, "{}: family \"{}\" is not supported; this version runs \"wan2.1\"",
-             where, text("family", true));
+  SLA2_CHECK(version != root.end() && version->is_number_integer(), SLA2_E_FILE_FORMAT, "{}: \"version\" must be a whole number",
+             where);
+  SLA2_CHECK(*version <= kModelJsonVersion, SLA2_E_VERSION,
+             "{}: version {} is newer than this library knows ({}); use a newer one", where, version->dump(), kModelJsonVersion);
+  SLA2_CHECK(text("family", true) == "wan2.1", SLA2_E_UNSUPPORTED,
+             "{}: family \"{}\" is not supported; this version runs \"wan2.1\"", where, text("family", true));
   const auto part = [&](const char* key, bool needed) {
     const std::string name = text(key, needed);
     return name.empty() ? name : (folder / path_of(name)).string();
   };
-  PartPaths paths{text("name", true), part("dit", true), part("vae", true), part("text_encoder", true), part("tokenizer", false), {}};
+  PartPaths paths{text("name", true),         part("dit", true),        part("vae", true),
+                  part("text_encoder", true), part("tokenizer", false), {}};
   if (const auto defaults = root.find("defaults"); defaults != root.end()) {
     paths.defaults.merge_json(defaults->dump(), where + ", defaults");
   }
@@ -82,8 +84,12 @@ PartPaths find_parts(const std::string& path) {
   if (fs::is_directory(at, error)) {
     if (fs::exists(at / kModelJson, error)) return read_model_json(at / kModelJson);
     if (fs::is_directory(at / "transformer", error)) {
-      PartPaths paths{fs::absolute(at).lexically_normal().filename().string(), weights::part_path(path, Kind::kWanDit),
-                      weights::part_path(path, Kind::kWanVae), weights::part_path(path, Kind::kUmt5), "", {}};
+      PartPaths paths{fs::absolute(at).lexically_normal().filename().string(),
+                      weights::part_path(path, Kind::kWanDit),
+                      weights::part_path(path, Kind::kWanVae),
+                      weights::part_path(path, Kind::kUmt5),
+                      "",
+                      {}};
       const fs::path spiece = at / "tokenizer" / "spiece.model";
       if (fs::exists(spiece, error)) paths.tokenizer = spiece.string();
       return paths;
@@ -94,9 +100,10 @@ PartPaths find_parts(const std::string& path) {
 
 std::shared_ptr<const weights::Checkpoint> open_part(const std::string& path, Kind kind, const char* role, const char* wanted,
                                                      const char* parameter) {
-  SLA2_CHECK(!path.empty(), SLA2_E_ARGUMENT,
-             "the model is a single file and its {} is not named; set the parameter \"{}\" to {}, or use a folder with model.json", role,
-             parameter, wanted);
+  SLA2_CHECK(
+      !path.empty(), SLA2_E_ARGUMENT,
+      "the model is a single file and its {} is not named; set the parameter \"{}\" to {}, or use a folder with model.json", role,
+      parameter, wanted);
   auto checkpoint = weights::Checkpoint::open(path);
   const weights::Identity& identity = checkpoint->identity();
   SLA2_CHECK(identity.kind == kind, SLA2_E_MODEL_MISMATCH, "{} is not the {} this needs: {}. Expected {}{}", path, role,
@@ -110,11 +117,11 @@ void check_fit(const ModelParts& parts) {
              "the text encoder does not fit the DiT: {} gives rows of {}, {} expects {}; use the UMT5 encoder made for this DiT",
              parts.text_encoder->path(), parts.encoder_config.d_model, parts.dit->path(), parts.dit_config.text_dim);
   SLA2_CHECK(parts.dit_config.in_channels == parts.vae_config.z_dim, SLA2_E_MODEL_MISMATCH,
-             "the VAE does not fit the DiT: {} has {} latent channels, {} expects {}; use the VAE made for this DiT", parts.vae->path(),
-             parts.vae_config.z_dim, parts.dit->path(), parts.dit_config.in_channels);
+             "the VAE does not fit the DiT: {} has {} latent channels, {} expects {}; use the VAE made for this DiT",
+             parts.vae->path(), parts.vae_config.z_dim, parts.dit->path(), parts.dit_config.in_channels);
   SLA2_CHECK(parts.dit_config.in_channels == parts.dit_config.out_channels, SLA2_E_UNSUPPORTED,
-             "{}: {} input and {} output channels; text-to-video needs equal counts", parts.dit->path(), parts.dit_config.in_channels,
-             parts.dit_config.out_channels);
+             "{}: {} input and {} output channels; text-to-video needs equal counts", parts.dit->path(),
+             parts.dit_config.in_channels, parts.dit_config.out_channels);
 }
 
 /// [C*3] factors and 3 offsets as one list, from the VAE's configuration; empty if it has none.
@@ -126,7 +133,8 @@ std::vector<float> read_preview_factors(const weights::Checkpoint& vae, int64_t 
   const json& list = *found;
   std::vector<float> factors;
   const auto take = [&](const json& value) {
-    SLA2_CHECK(value.is_number(), SLA2_E_FILE_FORMAT, "{}: \"latent_rgb_factors\" holds something other than numbers", vae.path());
+    SLA2_CHECK(value.is_number(), SLA2_E_FILE_FORMAT, "{}: \"latent_rgb_factors\" holds something other than numbers",
+               vae.path());
     factors.push_back(value.get<float>());
   };
   for (const json& row : list) {
@@ -137,8 +145,9 @@ std::vector<float> read_preview_factors(const weights::Checkpoint& vae, int64_t 
     }
   }
   const size_t expected = static_cast<size_t>(channels) * 3 + 3;
-  SLA2_CHECK(factors.size() == expected, SLA2_E_FILE_FORMAT, "{}: \"latent_rgb_factors\" has {} numbers, expected {} (3 per channel, then 3 offsets)",
-             vae.path(), factors.size(), expected);
+  SLA2_CHECK(factors.size() == expected, SLA2_E_FILE_FORMAT,
+             "{}: \"latent_rgb_factors\" has {} numbers, expected {} (3 per channel, then 3 offsets)", vae.path(), factors.size(),
+             expected);
   return factors;
 }
 

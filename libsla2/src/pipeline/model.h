@@ -20,8 +20,8 @@ struct ModelParts {
   config::VaeConfig vae_config;
   text::EncoderConfig encoder_config;
   std::string dit_digest, vae_digest, encoder_digest;
-  config::ParamSet defaults;          ///< from model.json
-  std::vector<float> preview_factors; ///< VAE config key "latent_rgb_factors"; empty: the published ones
+  config::ParamSet defaults;           ///< from model.json
+  std::vector<float> preview_factors;  ///< VAE config key "latent_rgb_factors"; empty: the published ones
 };
 
 class OpenModel final : public Model {

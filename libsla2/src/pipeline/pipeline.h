@@ -26,10 +26,10 @@ enum class Phase : int32_t { kLoad = 1, kText = 2, kSample = 3, kDecode = 4, kDo
 
 struct Progress {
   Phase phase = Phase::kLoad;
-  int step = 0, steps = 0;     ///< finished and all units of this phase
-  double fraction = 0;         ///< of the whole job
-  double elapsed = 0;          ///< seconds
-  double left = -1;            ///< seconds, negative: not known yet
+  int step = 0, steps = 0;  ///< finished and all units of this phase
+  double fraction = 0;      ///< of the whole job
+  double elapsed = 0;       ///< seconds
+  double left = -1;         ///< seconds, negative: not known yet
   std::string message;
 };
 

@@ -25,12 +25,14 @@ uint64_t text_working_bytes(const ModelParts& model, int64_t tokens) {
 }
 
 /// Sampling: weights, prompt constants (twice with guidance), activations, latents.
-uint64_t sampling_bytes(const ModelParts& model, const Settings& settings, const latent::Grid& grid, uint64_t one_latent, int64_t tokens,
-                        std::string* text) {
+uint64_t sampling_bytes(const ModelParts& model, const Settings& settings, const latent::Grid& grid, uint64_t one_latent,
+                        int64_t tokens, std::string* text) {
   dit::Options options;
   options.precision = settings.precision;
+  const AttentionSettings& attention = settings.attention;
+  const dit::LayerAttention sparse{attention::Mode::kSla2, attention.sparsity, attention.block_q, attention.block_k};
   const dit::PlanSummary plan =
-      dit::plan(model.dit_config, grid, tokens, options, settings.attention.sparse, dit::stored_type(*model.dit));
+      dit::plan(model.dit_config, grid, tokens, options, attention.sparse, dit::stored_type(*model.dit), sparse);
   const uint64_t prompts = plan.prompt_bytes * (settings.guided() ? 2 : 1);
   const uint64_t latents = one_latent * kLatentsAlive;
   if (text != nullptr) {
@@ -75,7 +77,8 @@ std::string sampling_remedy(const ModelParts& model, const Settings& settings, i
     return fmt::format("frames = {} would fit", (grid.frames - 1) * kFramesPerLatent + 1);
   }
   constexpr int64_t kSides = 2;  // halve both sides
-  grid = {settings.grid.frames, std::max<int64_t>(1, settings.grid.height / kSides), std::max<int64_t>(1, settings.grid.width / kSides)};
+  grid = {settings.grid.frames, std::max<int64_t>(1, settings.grid.height / kSides),
+          std::max<int64_t>(1, settings.grid.width / kSides)};
   if (fits(grid, kSides * kSides)) {
     constexpr int64_t kPixelsPerToken = 16;
     return fmt::format("width = {}, height = {} would fit", grid.width * kPixelsPerToken, grid.height * kPixelsPerToken);
@@ -103,19 +106,20 @@ MemoryPlanSummary check_memory(const ModelParts& model, const Settings& settings
       std::string tiled_text;
       const uint64_t bytes = decoding_bytes(model, settings, tile, &tiled_text);
       if (bytes > plan.limit_bytes) continue;
-      plan.notes.push_back(fmt::format("decoding in tiles of {} px: whole frames need {:.0f} MiB of {:.0f} MiB; tiles are blended, not exact",
-                                       tile, mebi(plan.decode_bytes), mebi(plan.limit_bytes)));
+      plan.notes.push_back(
+          fmt::format("decoding in tiles of {} px: whole frames need {:.0f} MiB of {:.0f} MiB; tiles are blended, not exact",
+                      tile, mebi(plan.decode_bytes), mebi(plan.limit_bytes)));
       plan.vae_tile = tile;
       plan.decode_bytes = bytes;
       decode_text = tiled_text;
       break;
     }
   }
-  plan.text = fmt::format("text encoding: {:.1f} MiB at its peak\n\nsampling: {:.1f} MiB\n{}\ndecoding: {:.1f} MiB\n{}\npeak: {:.1f} MiB of "
-                          "{:.1f} MiB{}\n",
-                          mebi(plan.text_bytes), mebi(plan.sample_bytes), sample_text, mebi(plan.decode_bytes), decode_text,
-                          mebi(plan.peak_bytes()), mebi(plan.limit_bytes),
-                          settings.memory_limit != 0 ? " (memory_limit)" : " available");
+  plan.text = fmt::format(
+      "text encoding: {:.1f} MiB at its peak\n\nsampling: {:.1f} MiB\n{}\ndecoding: {:.1f} MiB\n{}\npeak: {:.1f} MiB of "
+      "{:.1f} MiB{}\n",
+      mebi(plan.text_bytes), mebi(plan.sample_bytes), sample_text, mebi(plan.decode_bytes), decode_text, mebi(plan.peak_bytes()),
+      mebi(plan.limit_bytes), settings.memory_limit != 0 ? " (memory_limit)" : " available");
   if (plan.peak_bytes() <= plan.limit_bytes) return plan;
 
   std::string remedies;
@@ -126,8 +130,8 @@ MemoryPlanSummary check_memory(const ModelParts& model, const Settings& settings
   if (settings.memory_limit != 0 && plan.peak_bytes() <= available) {
     add(fmt::format("memory_limit = {:.0f} would do, {:.0f} MB are available", mebi(plan.peak_bytes()) + 1, mebi(available)));
   }
-  fail(SLA2_E_MEMORY, "the job needs {:.0f} MiB and has {:.0f} MiB{}: {}.\nThe plan:\n{}", mebi(plan.peak_bytes()), mebi(plan.limit_bytes),
-       settings.memory_limit != 0 ? " (memory_limit)" : "", remedies, plan.text);
+  fail(SLA2_E_MEMORY, "the job needs {:.0f} MiB and has {:.0f} MiB{}: {}.\nThe plan:\n{}", mebi(plan.peak_bytes()),
+       mebi(plan.limit_bytes), settings.memory_limit != 0 ? " (memory_limit)" : "", remedies, plan.text);
 }
 
 }  // namespace sla2::pipeline

@@ -18,7 +18,8 @@ constexpr double kLoadShare = 0.02, kTextShare = 0.03;
 
 double forward_work(const config::DitConfig& config, const latent::Grid& grid) {
   const auto tokens = static_cast<double>(grid.tokens()), dim = static_cast<double>(config.dim);
-  constexpr double kSelfProducts = 4, kCrossProducts = 2, kFfnProducts = 2, kFlops = 2;  // q k v o; q o; up down; multiply and add
+  constexpr double kSelfProducts = 4, kCrossProducts = 2, kFfnProducts = 2,
+                   kFlops = 2;  // q k v o; q o; up down; multiply and add
   const double products = (kSelfProducts + kCrossProducts) * dim * dim + kFfnProducts * dim * static_cast<double>(config.ffn_dim);
   constexpr double kAttentionProducts = 2;  // QKᵀ and PV
   return static_cast<double>(config.layers) * kFlops * tokens * (products + kAttentionProducts * tokens * dim);
@@ -42,16 +43,11 @@ double ProgressMeter::elapsed() const { return std::chrono::duration<double>(std
 
 double ProgressMeter::work_of(Phase phase) const {
   switch (phase) {
-    case Phase::kText:
-      return text_work_;
-    case Phase::kLoad:
-      return load_work_;
-    case Phase::kSample:
-      return sample_work_;
-    case Phase::kDecode:
-      return decode_work_;
-    case Phase::kDone:
-      return 0;
+    case Phase::kText: return text_work_;
+    case Phase::kLoad: return load_work_;
+    case Phase::kSample: return sample_work_;
+    case Phase::kDecode: return decode_work_;
+    case Phase::kDone: return 0;
   }
   return 0;
 }

@@ -27,7 +27,7 @@ class ProgressMeter {
   std::chrono::steady_clock::time_point start_;
   double load_work_ = 0, text_work_ = 0, sample_work_ = 0, decode_work_ = 0;
   Progress last_;
-  Phase timed_phase_ = Phase::kLoad;     ///< the estimate is taken from this phase's own pace
+  Phase timed_phase_ = Phase::kLoad;  ///< the estimate is taken from this phase's own pace
   double timed_start_seconds_ = 0, timed_start_share_ = 0;
 };
 

@@ -43,7 +43,8 @@ void RunRecord::add(const dit::ForwardReport& report) {
   }
 }
 
-std::string report_json(const ModelParts& model, const Settings& settings, const MemoryPlanSummary& plan, const RunRecord& record) {
+std::string report_json(const ModelParts& model, const Settings& settings, const MemoryPlanSummary& plan,
+                        const RunRecord& record) {
   ordered_json root;
   root["format"] = "sla2.report";
   root["version"] = kVersion;
@@ -77,13 +78,12 @@ std::string report_json(const ModelParts& model, const Settings& settings, const
   root["step_seconds"] = record.step_seconds;
   root["layers"] = layer_list(record);
   root["fallbacks"] = record.fallbacks;
-  root["memory"] = {{"planned_bytes", plan.peak_bytes()},
-                    {"planned_text_bytes", plan.text_bytes},
-                    {"planned_sample_bytes", plan.sample_bytes},
-                    {"planned_decode_bytes", plan.decode_bytes},
-                    {"limit_bytes", plan.limit_bytes},
-                    {"peak_resident_bytes", peak_resident_bytes()}};
-  root["machine"] = {{"cpu", cpu_name()}, {"isa", isa_name(active_isa())}, {"threads", settings.threads > 0 ? settings.threads : physical_threads()}};
+  root["memory"] = {{"planned_bytes", plan.peak_bytes()},        {"planned_text_bytes", plan.text_bytes},
+                    {"planned_sample_bytes", plan.sample_bytes}, {"planned_decode_bytes", plan.decode_bytes},
+                    {"limit_bytes", plan.limit_bytes},           {"peak_resident_bytes", peak_resident_bytes()}};
+  root["machine"] = {{"cpu", cpu_name()},
+                     {"isa", isa_name(active_isa())},
+                     {"threads", settings.threads > 0 ? settings.threads : physical_threads()}};
   return root.dump(2, ' ', false, ordered_json::error_handler_t::replace);
 }
 

@@ -36,6 +36,7 @@ struct RunRecord {
   void add(const dit::ForwardReport& report);
 };
 
-std::string report_json(const ModelParts& model, const Settings& settings, const MemoryPlanSummary& plan, const RunRecord& record);
+std::string report_json(const ModelParts& model, const Settings& settings, const MemoryPlanSummary& plan,
+                        const RunRecord& record);
 
 }  // namespace sla2::pipeline

@@ -21,7 +21,10 @@ bool all_finite(std::span<const float> values) {
 class SamplingRun {
  public:
   SamplingRun(JobContext& job, ProgressMeter& meter)
-      : job_(job), meter_(meter), settings_(job.settings), noise_(job.settings.seed),
+      : job_(job),
+        meter_(meter),
+        settings_(job.settings),
+        noise_(job.settings.seed),
         solver_(sampler::Solver::create(settings_.solver, settings_.schedule)) {
     noise_.restore(job.state.noise_state);
     if (job.state.step > 0) solver_->restore(job.state.solver);
@@ -100,21 +103,25 @@ class SamplingRun {
     };
     const int first_bad = bad;
     if (settings_.nan_retry && !policy.empty()) {
-      job_.fall_back(meter_, fmt::format("step {} gave NaN or infinity in {} with sla2 attention; repeated with full attention", i + 1, where(bad)));
+      job_.fall_back(meter_, fmt::format("step {} gave NaN or infinity in {} with sla2 attention; repeated with full attention",
+                                         i + 1, where(bad)));
       bad = predict(i, {});
       if (bad < 0) return;
     }
     if (settings_.nan_retry && in_bf16()) {
-      job_.fall_back(meter_, fmt::format("step {} gave NaN or infinity in {} with bf16; repeated in fp32, as is the rest", i + 1, where(bad)));
+      job_.fall_back(meter_, fmt::format("step {} gave NaN or infinity in {} with bf16; repeated in fp32, as is the rest", i + 1,
+                                         where(bad)));
       job_.state.use_fp32 = true;
       load();
       bad = predict(i, {});
       if (bad < 0) return;
     }
     fail(SLA2_E_NUMERIC,
-         "step {} of {} gave NaN or infinity, first in {}{}; no file was written. The weights in {} may be damaged (download them again), or "
+         "step {} of {} gave NaN or infinity, first in {}{}; no file was written. The weights in {} may be damaged (download "
+         "them again), or "
          "cfg_scale is too large",
-         i + 1, settings_.steps(), where(first_bad), settings_.nan_retry ? ", also with full attention and fp32" : "", job_.parts().dit->path());
+         i + 1, settings_.steps(), where(first_bad), settings_.nan_retry ? ", also with full attention and fp32" : "",
+         job_.parts().dit->path());
   }
 
   void one_step(int i) {
@@ -128,8 +135,8 @@ class SamplingRun {
     next_ = job_.state.x.values;
     solver_->step(i, next_, velocity_.values, noise);
     SLA2_CHECK(all_finite(next_), SLA2_E_NUMERIC,
-               "step {} of {}: the solver {} gave NaN or infinity; try sampler = euler, or a smaller cfg_scale", i + 1, settings_.steps(),
-               settings_.solver);
+               "step {} of {}: the solver {} gave NaN or infinity; try sampler = euler, or a smaller cfg_scale", i + 1,
+               settings_.steps(), settings_.solver);
     // From here to the end nothing throws: the state is whole before the step or after it, never between.
     auto solver_state = solver_->save();
     auto noise_state = noise_.save();

@@ -50,7 +50,8 @@ void resolve_schedule(const ModelParts& model, const config::ParamSet& params, S
   double scale = values.number("cfg_scale");
   if (settings.schedule.cfg_forbidden && scale != 1.0) {
     SLA2_CHECK(!params.is_set("cfg_scale"), SLA2_E_ARGUMENT,
-               "cfg_scale = {} contradicts schedule \"{}\": distilled models have guidance built in and blur with more; set cfg_scale to 1 "
+               "cfg_scale = {} contradicts schedule \"{}\": distilled models have guidance built in and blur with more; set "
+               "cfg_scale to 1 "
                "or choose another schedule",
                scale, spec.grid);
     scale = 1.0;
@@ -67,6 +68,8 @@ void resolve_attention(const ModelParts& model, Settings& settings) {
   AttentionSettings& attention = settings.attention;
   attention.sparse = values.text("attention") == "sla2";
   attention.sparsity = values.number("sparsity");
+  attention.block_q = static_cast<int32_t>(values.integer("block_q"));
+  attention.block_k = static_cast<int32_t>(values.integer("block_k"));
   attention.steps_first = values.integer("dense_steps_first");
   attention.steps_last = values.integer("dense_steps_last");
   attention.layers_first = values.integer("dense_layers_first");
@@ -100,8 +103,8 @@ Settings resolve_settings(const ModelParts& model, const config::ParamSet& param
   settings.grid = latent::grid_of(settings.shape);
   const int64_t longest = std::max({settings.grid.frames, settings.grid.height, settings.grid.width});
   SLA2_CHECK(longest <= model.dit_config.rope_max, SLA2_E_ARGUMENT,
-             "the clip spans {} positions along one axis, the model knows {}; choose a smaller width, height or frame count", longest,
-             model.dit_config.rope_max);
+             "the clip spans {} positions along one axis, the model knows {}; choose a smaller width, height or frame count",
+             longest, model.dit_config.rope_max);
 
   resolve_schedule(model, params, settings);
   settings.seed = static_cast<uint64_t>(values.integer("seed"));

@@ -18,11 +18,12 @@ namespace sla2::pipeline {
 struct AttentionSettings {
   bool sparse = false;
   double sparsity = 0;
+  int32_t block_q = 128, block_k = 64;
   int64_t steps_first = 0, steps_last = 0, layers_first = 0, layers_last = 0;  ///< kept dense
 };
 
 struct Settings {
-  config::ParamSet values;  ///< user's and model's, as text; what is saved and reported
+  config::ParamSet values;         ///< user's and model's, as text; what is saved and reported
   std::vector<std::string> notes;  ///< decisions the user should hear of
 
   std::string prompt, negative;  ///< cleaned

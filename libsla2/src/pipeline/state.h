@@ -14,15 +14,15 @@
 namespace sla2::pipeline {
 
 struct JobState {
-  int step = 0;                          ///< finished steps
-  latent::Latent x;                      ///< [C,F,H,W] at sigma[step]
-  std::string noise_state;               ///< random numbers from here on (stochastic solvers)
+  int step = 0;                              ///< finished steps
+  latent::Latent x;                          ///< [C,F,H,W] at sigma[step]
+  std::string noise_state;                   ///< random numbers from here on (stochastic solvers)
   std::vector<sampler::StateTensor> solver;  ///< empty before the first step
-  bool encoded = false;                  ///< are the embeddings below filled?
-  text::Embedding positive, negative;    ///< negative is empty without guidance
+  bool encoded = false;                      ///< are the embeddings below filled?
+  text::Embedding positive, negative;        ///< negative is empty without guidance
   int prompt_tokens = 0, negative_tokens = 0;
-  bool use_fp32 = false;                 ///< after a NaN in bf16 the rest of the job runs in fp32
-  std::vector<std::string> notes;        ///< fallbacks so far
+  bool use_fp32 = false;           ///< after a NaN in bf16 the rest of the job runs in fp32
+  std::vector<std::string> notes;  ///< fallbacks so far
 };
 
 /// Written atomically; a reader sees the old file or the new one.

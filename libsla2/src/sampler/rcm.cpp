@@ -13,8 +13,8 @@ class Rcm final : public SolverBase {
   void advance(int i, std::span<float> x, std::span<const float> velocity, std::span<const float> noise) override {
     const double sigma = level(i).sigma, next = level(i + 1).sigma;
     const bool last = next == 0.0;  // the last step draws no noise
-    SLA2_CHECK(last || noise.size() == x.size(), SLA2_E_ARGUMENT, "solver rcm: step {} needs {} numbers of fresh noise, got {}", i,
-               x.size(), noise.size());
+    SLA2_CHECK(last || noise.size() == x.size(), SLA2_E_ARGUMENT, "solver rcm: step {} needs {} numbers of fresh noise, got {}",
+               i, x.size(), noise.size());
     for_each(x.size(), [&](size_t k) {
       const double clean = static_cast<double>(x[k]) - sigma * static_cast<double>(velocity[k]);
       x[k] = static_cast<float>(last ? clean : (1.0 - next) * clean + next * static_cast<double>(noise[k]));

@@ -22,11 +22,11 @@ struct ScheduleSpec {
 
 struct Schedule {
   std::string grid;
-  std::vector<float> sigmas;      ///< steps + 1 values, last 0
-  std::vector<float> timesteps;   ///< steps values given to the model (integer-valued where the source truncates)
-  bool stochastic = false;        ///< fresh noise each step (rCM)
-  bool cfg_forbidden = false;     ///< distilled lists
-  float initial_scale = 1.0f;     ///< the first latent is this times normal noise (rCM: its first sigma)
+  std::vector<float> sigmas;     ///< steps + 1 values, last 0
+  std::vector<float> timesteps;  ///< steps values given to the model (integer-valued where the source truncates)
+  bool stochastic = false;       ///< fresh noise each step (rCM)
+  bool cfg_forbidden = false;    ///< distilled lists
+  float initial_scale = 1.0f;    ///< the first latent is this times normal noise (rCM: its first sigma)
 };
 
 Schedule make_schedule(const ScheduleSpec& spec);

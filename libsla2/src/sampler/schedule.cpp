@@ -97,7 +97,7 @@ struct GridRule {
   std::string_view name;
   std::vector<double> (*sigmas)(int steps, double shift);
   TimestepRule timesteps;
-  bool distilled;       ///< sigmas fixed by training: no guidance, no other shift
+  bool distilled;  ///< sigmas fixed by training: no guidance, no other shift
   bool stochastic;
   int min_steps, max_steps, default_steps;
   double trained_shift;  ///< of distilled grids, which accept this value and 1 (not given)
@@ -120,15 +120,16 @@ const GridRule& find_grid(std::string_view name) {
     if (rule.name == name) return rule;
   }
   const std::vector<std::string_view> names = grid_names();
-  fail(SLA2_E_ARGUMENT, "sigma grid: unknown name '{}'; did you mean '{}'? Known: {}", name.substr(0, 64), nearest_name(name, names),
-       join_names(names));
+  fail(SLA2_E_ARGUMENT, "sigma grid: unknown name '{}'; did you mean '{}'? Known: {}", name.substr(0, 64),
+       nearest_name(name, names), join_names(names));
 }
 
 int checked_steps(const GridRule& rule, int steps) {
   if (steps == 0 && rule.default_steps != 0) return rule.default_steps;
-  SLA2_CHECK(steps >= rule.min_steps && steps <= rule.max_steps, SLA2_E_ARGUMENT, "steps: sigma grid '{}' takes {} to {}, got {}{}",
-             rule.name, rule.min_steps, rule.max_steps, steps,
-             rule.distilled ? "; a distilled model knows no other noise levels, so change the grid only together with the model" : "");
+  SLA2_CHECK(
+      steps >= rule.min_steps && steps <= rule.max_steps, SLA2_E_ARGUMENT, "steps: sigma grid '{}' takes {} to {}, got {}{}",
+      rule.name, rule.min_steps, rule.max_steps, steps,
+      rule.distilled ? "; a distilled model knows no other noise levels, so change the grid only together with the model" : "");
   return steps;
 }
 
@@ -136,31 +137,30 @@ void check_shift(const GridRule& rule, double shift) {
   SLA2_CHECK(std::isfinite(shift) && shift > 0 && shift <= kMaxShift, SLA2_E_ARGUMENT,
              "shift: expected a number above 0 and up to {}, got {}; Wan uses 3 to 12", kMaxShift, shift);
   SLA2_CHECK(!rule.distilled || shift == 1.0 || shift == rule.trained_shift, SLA2_E_ARGUMENT,
-             "shift: sigma grid '{}' is fixed by distillation (shift {}), got {}; leave the shift out", rule.name, rule.trained_shift, shift);
+             "shift: sigma grid '{}' is fixed by distillation (shift {}), got {}; leave the shift out", rule.name,
+             rule.trained_shift, shift);
 }
 
 std::vector<double> checked_list(const std::vector<double>& list) {
   std::vector<double> sigmas = list;
   if (sigmas.back() == 0.0) sigmas.pop_back();
-  SLA2_CHECK(!sigmas.empty() && sigmas.size() <= kMaxSteps, SLA2_E_ARGUMENT, "sigmas: expected 1 to {} values above 0, got {}", kMaxSteps,
-             sigmas.size());
+  SLA2_CHECK(!sigmas.empty() && sigmas.size() <= kMaxSteps, SLA2_E_ARGUMENT, "sigmas: expected 1 to {} values above 0, got {}",
+             kMaxSteps, sigmas.size());
   for (size_t i = 0; i < sigmas.size(); ++i) {
-    SLA2_CHECK(sigmas[i] > 0.0 && sigmas[i] <= 1.0, SLA2_E_ARGUMENT, "sigmas: value {} must be above 0 and at most 1, got {}", i, sigmas[i]);
+    SLA2_CHECK(sigmas[i] > 0.0 && sigmas[i] <= 1.0, SLA2_E_ARGUMENT, "sigmas: value {} must be above 0 and at most 1, got {}", i,
+               sigmas[i]);
     SLA2_CHECK(i == 0 || static_cast<float>(sigmas[i]) < static_cast<float>(sigmas[i - 1]), SLA2_E_ARGUMENT,
-               "sigmas: the list must fall strictly in fp32, but value {} ({}) follows {}; sort it from noise to clean", i, sigmas[i],
-               sigmas[i - 1]);
+               "sigmas: the list must fall strictly in fp32, but value {} ({}) follows {}; sort it from noise to clean", i,
+               sigmas[i], sigmas[i - 1]);
   }
   return sigmas;
 }
 
 float timestep_of(TimestepRule rule, double sigma) {
   switch (rule) {
-    case TimestepRule::kTruncated:
-      return static_cast<float>(std::trunc(sigma * kTrainTimesteps));
-    case TimestepRule::kBf16:
-      return bf16_to_f32(f32_to_bf16(static_cast<float>(sigma * kTrainTimesteps)));
-    case TimestepRule::kFloat:
-      break;
+    case TimestepRule::kTruncated: return static_cast<float>(std::trunc(sigma * kTrainTimesteps));
+    case TimestepRule::kBf16: return bf16_to_f32(f32_to_bf16(static_cast<float>(sigma * kTrainTimesteps)));
+    case TimestepRule::kFloat: break;
   }
   return static_cast<float>(sigma) * static_cast<float>(kTrainTimesteps);
 }
@@ -172,7 +172,8 @@ Schedule make_schedule(const ScheduleSpec& spec) {
   const GridRule plain = {"explicit", nullptr, TimestepRule::kFloat, false, false, 1, kMaxSteps, 0, 0};
   const GridRule& rule = listed && spec.grid.empty() ? plain : find_grid(spec.grid);
   if (!listed) check_shift(rule, spec.shift);
-  const std::vector<double> sigmas = listed ? checked_list(spec.sigmas) : rule.sigmas(checked_steps(rule, spec.steps), spec.shift);
+  const std::vector<double> sigmas =
+      listed ? checked_list(spec.sigmas) : rule.sigmas(checked_steps(rule, spec.steps), spec.shift);
   Schedule schedule;
   schedule.grid = listed ? "explicit" : std::string(rule.name);
   schedule.stochastic = rule.stochastic;

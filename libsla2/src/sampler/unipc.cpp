@@ -22,9 +22,8 @@ class Unipc final : public SolverBase {
   void advance(int i, std::span<float> x, std::span<const float> velocity, std::span<const float> /*noise*/) override {
     const double sigma = level(i).sigma;
     std::vector<float> m(x.size());  // at the uncorrected x
-    for_each(x.size(), [&](size_t k) {
-      m[k] = static_cast<float>(static_cast<double>(x[k]) - sigma * static_cast<double>(velocity[k]));
-    });
+    for_each(x.size(),
+             [&](size_t k) { m[k] = static_cast<float>(static_cast<double>(x[k]) - sigma * static_cast<double>(velocity[k])); });
     if (done() > 0) correct(i, x, m);
     history(kMBefore) = std::move(history(kM));
     history(kM) = std::move(m);

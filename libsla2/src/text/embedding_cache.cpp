@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::string_view kFormat = "sla2-embedding-1";
 constexpr uint64_t kFnvOffset = 0xcbf29ce484222325u, kFnvPrime = 0x100000001b3u;  // FNV-1a, 64 bits
-constexpr int64_t kMaxElements = int64_t{1} << 26;                                  // 256 MB; Wan's largest is 512 x 4096
+constexpr int64_t kMaxElements = int64_t{1} << 26;                                // 256 MB; Wan's largest is 512 x 4096
 
 uint64_t fnv1a(std::string_view text, uint64_t hash) {
   for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * kFnvPrime;

@@ -79,7 +79,7 @@ std::string unescape_html(std::string_view text, HtmlRule rule) {
     out += text.substr(at, ampersand - at);
     if (ampersand == text.size()) break;
     const std::string_view rest = text.substr(ampersand + 1);
-    const size_t taken = rest.empty()         ? 0
+    const size_t taken = rest.empty()          ? 0
                          : rest.front() == '#' ? take_number(rest, semicolon_required, out)
                                                : take_name(rest, semicolon_required, out);
     if (taken == 0) out += '&';

@@ -14,7 +14,7 @@ namespace sla2::text {
 namespace {
 
 constexpr uint32_t kPiecesField = 1, kTrainerField = 2, kNormalizerField = 3, kSelfTestField = 4, kDenormalizerField = 5;
-constexpr uint32_t kCharsMapField = 2;                           // NormalizerSpec.precompiled_charsmap
+constexpr uint32_t kCharsMapField = 2;                         // NormalizerSpec.precompiled_charsmap
 constexpr uint32_t kPieceTextField = 1, kPieceScoreField = 2;  // ModelProto.SentencePiece
 constexpr size_t kMaxModelBytes = size_t{256} << 20;
 
@@ -35,7 +35,8 @@ class Reader {
     if (rest_.empty()) return std::nullopt;
     const uint64_t key = varint();
     Field field{static_cast<uint32_t>(key >> 3), static_cast<Wire>(key & 7), {}};
-    SLA2_CHECK(field.number != 0 && (key >> 3) <= UINT32_MAX, SLA2_E_FILE_FORMAT, "{}: not a SentencePiece model: bad field number", where_);
+    SLA2_CHECK(field.number != 0 && (key >> 3) <= UINT32_MAX, SLA2_E_FILE_FORMAT,
+               "{}: not a SentencePiece model: bad field number", where_);
     switch (field.wire) {
       case Wire::kVarint: varint(); break;
       case Wire::kFixed64: field.bytes = take(8); break;
@@ -59,8 +60,9 @@ class Reader {
     fail(SLA2_E_FILE_FORMAT, "{}: not a SentencePiece model: a number of more than 64 bits", where_);
   }
   std::string_view take(uint64_t count) {
-    SLA2_CHECK(count <= rest_.size(), SLA2_E_FILE_FORMAT, "{}: a field of the SentencePiece model promises {} bytes, {} are left: truncated file?",
-               where_, count, rest_.size());
+    SLA2_CHECK(count <= rest_.size(), SLA2_E_FILE_FORMAT,
+               "{}: a field of the SentencePiece model promises {} bytes, {} are left: truncated file?", where_, count,
+               rest_.size());
     const std::string_view taken = rest_.substr(0, count);
     rest_.remove_prefix(count);
     return taken;
@@ -81,7 +83,8 @@ uint32_t unit_at(std::string_view trie, size_t index) {
 void check_trie(std::string_view trie, std::string_view strings, const std::string& where) {
   const size_t units = trie.size() / sizeof(uint32_t);
   const auto damaged = [&](const char* what, size_t index) {
-    fail(SLA2_E_FILE_FORMAT, "{}: the normaliser of the SentencePiece model is damaged: {} at unit {} of {}", where, what, index, units);
+    fail(SLA2_E_FILE_FORMAT, "{}: the normaliser of the SentencePiece model is damaged: {} at unit {} of {}", where, what, index,
+         units);
   };
   for (size_t index = 0; index < units; ++index) {
     const uint32_t unit = unit_at(trie, index);
@@ -98,7 +101,8 @@ void check_trie(std::string_view trie, std::string_view strings, const std::stri
 void check_chars_map(std::string_view map, const std::string& where) {
   if (map.empty()) return;  // the identity
   uint32_t trie_bytes = 0;
-  SLA2_CHECK(map.size() > sizeof(trie_bytes), SLA2_E_FILE_FORMAT, "{}: the normaliser of the SentencePiece model is cut short", where);
+  SLA2_CHECK(map.size() > sizeof(trie_bytes), SLA2_E_FILE_FORMAT, "{}: the normaliser of the SentencePiece model is cut short",
+             where);
   std::memcpy(&trie_bytes, map.data(), sizeof(trie_bytes));
   map.remove_prefix(sizeof(trie_bytes));
   SLA2_CHECK(trie_bytes < map.size() && trie_bytes % sizeof(uint32_t) == 0 && trie_bytes > 0, SLA2_E_FILE_FORMAT,
@@ -113,7 +117,8 @@ void check_normalizer(std::string_view message, const std::string& where) {
   int maps = 0;
   while (const auto field = reader.next()) {
     if (field->number != kCharsMapField) continue;
-    SLA2_CHECK(field->wire == Wire::kBytes && ++maps == 1, SLA2_E_FILE_FORMAT, "{}: the SentencePiece model has a malformed normaliser", where);
+    SLA2_CHECK(field->wire == Wire::kBytes && ++maps == 1, SLA2_E_FILE_FORMAT,
+               "{}: the SentencePiece model has a malformed normaliser", where);
     check_chars_map(field->bytes, where);
   }
 }
@@ -126,7 +131,8 @@ void check_piece(std::string_view message, const std::string& where) {
     if (field->number != kPieceScoreField || field->wire != Wire::kFixed32) continue;
     float score = 0;
     std::memcpy(&score, field->bytes.data(), sizeof(score));
-    SLA2_CHECK(score - score == 0.0f, SLA2_E_FILE_FORMAT, "{}: a piece of the SentencePiece model has a score that is no number", where);
+    SLA2_CHECK(score - score == 0.0f, SLA2_E_FILE_FORMAT, "{}: a piece of the SentencePiece model has a score that is no number",
+               where);
   }
   SLA2_CHECK(named, SLA2_E_FILE_FORMAT, "{}: a piece of the SentencePiece model has no text", where);
 }
@@ -140,8 +146,8 @@ void check_sentencepiece_model(std::string_view bytes, const std::string& where)
   int pieces = 0, normalizers = 0, denormalizers = 0;
   while (const auto field = reader.next()) {
     const bool message = field->number <= kDenormalizerField;
-    SLA2_CHECK(!message || field->wire == Wire::kBytes, SLA2_E_FILE_FORMAT, "{}: not a SentencePiece model: field {} is no message", where,
-               field->number);
+    SLA2_CHECK(!message || field->wire == Wire::kBytes, SLA2_E_FILE_FORMAT,
+               "{}: not a SentencePiece model: field {} is no message", where, field->number);
     if (field->number == kPiecesField) {
       check_piece(field->bytes, where);
       ++pieces;
@@ -159,7 +165,8 @@ void check_sentencepiece_model(std::string_view bytes, const std::string& where)
   }
   // Repeated singular messages would be merged by protobuf, past what was checked here.
   SLA2_CHECK(pieces > 0 && normalizers <= 1 && denormalizers <= 1, SLA2_E_FILE_FORMAT,
-             "{}: not a usable SentencePiece model: {} pieces, {} normalisers, {} denormalisers", where, pieces, normalizers, denormalizers);
+             "{}: not a usable SentencePiece model: {} pieces, {} normalisers, {} denormalisers", where, pieces, normalizers,
+             denormalizers);
 }
 
 }  // namespace sla2::text

@@ -30,14 +30,16 @@ class SentencePieceTokenizer final : public Tokenizer {
     if (sentencepiece::logging::SetMinLogLevel != nullptr) sentencepiece::logging::SetMinLogLevel(kFatalOnly);
     const auto status = processor_.LoadFromSerializedProto(absl::string_view(bytes.data(), bytes.size()));
     SLA2_CHECK(status.ok(), SLA2_E_FILE_FORMAT, "{}: libsentencepiece refuses the model: {}", where, status.ToString());
-    SLA2_CHECK(processor_.eos_id() >= 0, SLA2_E_MODEL_MISMATCH,
-               "{}: the SentencePiece model has no end piece </s>, so it is not the one of a UMT5 encoder; use spiece.model of UMT5", where);
+    SLA2_CHECK(
+        processor_.eos_id() >= 0, SLA2_E_MODEL_MISMATCH,
+        "{}: the SentencePiece model has no end piece </s>, so it is not the one of a UMT5 encoder; use spiece.model of UMT5",
+        where);
   }
 
   std::vector<int32_t> encode(std::string_view cleaned, int max_tokens, int* dropped) const override {
     SLA2_CHECK(max_tokens >= 1, SLA2_E_ARGUMENT, "max_tokens: expected at least 1 (for </s>), got {}", max_tokens);
-    SLA2_CHECK(cleaned.size() <= kMaxTextBytes, SLA2_E_ARGUMENT, "prompt: expected at most {} bytes, got {}; shorten it", kMaxTextBytes,
-               cleaned.size());
+    SLA2_CHECK(cleaned.size() <= kMaxTextBytes, SLA2_E_ARGUMENT, "prompt: expected at most {} bytes, got {}; shorten it",
+               kMaxTextBytes, cleaned.size());
     SLA2_CHECK(is_valid_utf8(cleaned), SLA2_E_ARGUMENT, "prompt: not valid UTF-8; pass it through clean_prompt()");
     std::vector<int> pieces;
     const auto status = processor_.Encode(absl::string_view(cleaned.data(), cleaned.size()), &pieces);
@@ -65,15 +67,16 @@ std::shared_ptr<const Tokenizer> Tokenizer::from_file(const std::string& path) {
   std::error_code problem;
   const std::filesystem::file_status status = std::filesystem::status(path, problem);
   SLA2_CHECK(std::filesystem::exists(status), SLA2_E_FILE_NOT_FOUND, "{}: no such file; expected the spiece.model of UMT5", path);
-  SLA2_CHECK(std::filesystem::is_regular_file(status), SLA2_E_FILE_READ, "{}: expected a file (spiece.model), this is something else", path);
+  SLA2_CHECK(std::filesystem::is_regular_file(status), SLA2_E_FILE_READ,
+             "{}: expected a file (spiece.model), this is something else", path);
   const uintmax_t bytes = std::filesystem::file_size(path, problem);
   SLA2_CHECK(!problem, SLA2_E_FILE_READ, "{}: cannot be read: {}", path, problem.message());
-  SLA2_CHECK(bytes <= kMaxModelBytes, SLA2_E_FILE_FORMAT, "{}: {} bytes is too much for a SentencePiece model (limit {})", path, bytes,
-             kMaxModelBytes);
+  SLA2_CHECK(bytes <= kMaxModelBytes, SLA2_E_FILE_FORMAT, "{}: {} bytes is too much for a SentencePiece model (limit {})", path,
+             bytes, kMaxModelBytes);
   std::ifstream stream(path, std::ios::binary);
   std::string content(bytes, '\0');
-  SLA2_CHECK(stream.read(content.data(), static_cast<std::streamsize>(bytes)), SLA2_E_FILE_READ, "{}: cannot be read: check its permissions",
-             path);
+  SLA2_CHECK(stream.read(content.data(), static_cast<std::streamsize>(bytes)), SLA2_E_FILE_READ,
+             "{}: cannot be read: check its permissions", path);
   return from_bytes(content, path);
 }
 
@@ -83,8 +86,8 @@ std::shared_ptr<const Tokenizer> Tokenizer::beside(const weights::Checkpoint& en
   if (encoder.has(kEmbeddedModel)) {
     const weights::TensorInfo& info = encoder.info(kEmbeddedModel);
     SLA2_CHECK(info.dtype == DType::kU8 && info.end - info.begin <= kMaxModelBytes, SLA2_E_FILE_FORMAT,
-               "{}: tensor '{}' must hold at most {} bytes (U8), it is {} with {} bytes", encoder.path(), kEmbeddedModel, kMaxModelBytes,
-               dtype_name(info.dtype), info.end - info.begin);
+               "{}: tensor '{}' must hold at most {} bytes (U8), it is {} with {} bytes", encoder.path(), kEmbeddedModel,
+               kMaxModelBytes, dtype_name(info.dtype), info.end - info.begin);
     std::string content(info.end - info.begin, '\0');
     encoder.read_raw(kEmbeddedModel, std::as_writable_bytes(std::span(content)));
     return from_bytes(content, encoder.path() + " (" + std::string(kEmbeddedModel) + ")");
@@ -96,7 +99,8 @@ std::shared_ptr<const Tokenizer> Tokenizer::beside(const weights::Checkpoint& en
     std::error_code problem;
     if (fs::is_regular_file(place, problem)) return from_file(place.string());
   }
-  fail(SLA2_E_FILE_NOT_FOUND, "{}: no tokenizer: the file embeds none, and there is neither {} nor {}; put spiece.model there or name its path",
+  fail(SLA2_E_FILE_NOT_FOUND,
+       "{}: no tokenizer: the file embeds none, and there is neither {} nor {}; put spiece.model there or name its path",
        encoder.path(), places[0].string(), places[1].lexically_normal().string());
 }
 

@@ -38,7 +38,8 @@ std::vector<int32_t> relative_buckets(int64_t tokens, int64_t buckets, int64_t m
     const int64_t distance = std::abs(relative);
     int64_t bucket = distance;
     if (distance >= exact) {
-      const float ratio = std::log(static_cast<float>(distance) / static_cast<float>(exact)) / log_span * static_cast<float>(half - exact);
+      const float ratio =
+          std::log(static_cast<float>(distance) / static_cast<float>(exact)) / log_span * static_cast<float>(half - exact);
       bucket = std::min(half - 1, exact + static_cast<int64_t>(ratio));
     }
     bucket_of.push_back(static_cast<int32_t>(bucket + (relative > 0 ? half : 0)));
@@ -51,7 +52,8 @@ void umt5_attention(const AttentionShape& shape, const float* q, const float* k,
   const int64_t n = shape.tokens, d = shape.head_dim, width = shape.heads * d;
   std::vector<float> bias(static_cast<size_t>(shape.heads) * bucket_of.size());  // [heads, relative position]
   for (int64_t head = 0; head < shape.heads; ++head) {
-    for (size_t at = 0; at < bucket_of.size(); ++at) bias[head * bucket_of.size() + at] = bias_table[bucket_of[at] * shape.heads + head];
+    for (size_t at = 0; at < bucket_of.size(); ++at)
+      bias[head * bucket_of.size() + at] = bias_table[bucket_of[at] * shape.heads + head];
   }
   parallel_for(shape.heads, [&](int64_t head, int worker) {
     float* s = scores + static_cast<int64_t>(worker) * n * n;  // [n, n]

@@ -13,7 +13,7 @@
 #define TOKENS 48
 #define DIM 32
 
-static int fail(const char *what) {
+static int fail(const char* what) {
   printf("%s: %s\n", what, sla2_last_error());
   return 1;
 }
@@ -32,14 +32,14 @@ static int attention_gives_the_mean(void) {
   config.heads = 1;
   config.query_tokens = config.key_tokens = TOKENS;
   config.head_dim = DIM;
-  sla2_attention *plan = NULL;
+  sla2_attention* plan = NULL;
   if (sla2_attention_create(&config, &plan) != SLA2_OK) return fail("create");
   uint64_t bytes = 0;
   if (sla2_attention_workspace_size(plan, &bytes) != SLA2_OK) return fail("workspace");
-  void *workspace = aligned_alloc(64, (size_t)((bytes + 64) / 64 * 64));
+  void* workspace = aligned_alloc(64, (size_t)((bytes + 64) / 64 * 64));
   const int64_t shape[4] = {1, 1, TOKENS, DIM};
   sla2_tensor t[4];
-  float *data[4] = {q, k, v, out};
+  float* data[4] = {q, k, v, out};
   for (int i = 0; i < 4; ++i) {
     sla2_tensor_init(&t[i], sizeof t[i]);
     if (sla2_tensor_set_contiguous(&t[i], data[i], SLA2_DTYPE_FLOAT, 32, 4, shape) != SLA2_OK) return fail("tensor");
@@ -63,13 +63,14 @@ static int attention_gives_the_mean(void) {
 }
 
 int main(void) {
-  sla2_params *params = NULL;
+  sla2_params* params = NULL;
   if (sla2_params_create(&params) != SLA2_OK) return fail("params");
   if (sla2_params_set_text(params, "steps", "20") != SLA2_OK) return fail("steps");
-  if (sla2_params_set_text(params, "stepz", "20") != SLA2_E_ARGUMENT || strstr(sla2_last_error(), "steps") == NULL) return fail("suggestion");
+  if (sla2_params_set_text(params, "stepz", "20") != SLA2_E_ARGUMENT || strstr(sla2_last_error(), "steps") == NULL)
+    return fail("suggestion");
   sla2_params_destroy(params);
 
-  sla2_model *model = NULL;
+  sla2_model* model = NULL;
   if (sla2_model_open("/no/such/model", NULL, &model) != SLA2_E_FILE_NOT_FOUND || model != NULL) return fail("missing model");
   if (attention_gives_the_mean() != 0) return 1;
   printf("sla2 %s, %u parameters", sla2_version(), sla2_param_count());

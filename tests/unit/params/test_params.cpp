@@ -135,12 +135,14 @@ TEST_CASE("presets and bare objects") {
 }
 
 TEST_CASE("errors in presets say line and key") {
-  CHECK_THAT(error_of_merge("{\n \"steps\": 5,\n \"stepz\": 5}"), Contains("file.json, line 3, key \"stepz\"") && Contains("steps"));
+  CHECK_THAT(error_of_merge("{\n \"steps\": 5,\n \"stepz\": 5}"),
+             Contains("file.json, line 3, key \"stepz\"") && Contains("steps"));
   CHECK_THAT(error_of_merge("{\n\n\"steps\":\n0}"), Contains("line 3") && Contains("1 to 1000"));
   CHECK_THAT(error_of_merge("{\"steps\": \"5\"}"), Contains("expected a number, got a text in quotes"));
   CHECK_THAT(error_of_merge("{\"prompt\": 5}"), Contains("expected a text in quotes, got a number"));
   CHECK_THAT(error_of_merge("{\"steps\": 5,\n\"steps\": 6}"), Contains("line 2") && Contains("twice"));
-  CHECK_THAT(error_of_merge("{\n\"name\": \"x\",\n\"steps\": 3,\n\"params\": {}}"), Contains("line 3") && Contains("inside params"));
+  CHECK_THAT(error_of_merge("{\n\"name\": \"x\",\n\"steps\": 3,\n\"params\": {}}"),
+             Contains("line 3") && Contains("inside params"));
   CHECK_THAT(error_of_merge("{\"steps\": null}"), Contains("null"));
   CHECK_THAT(error_of_merge("{\"sigmas\": [[1]]}"), Contains("list inside a list"));
   CHECK_THAT(error_of_merge("{\"sigmas\": [1, \"x\"]}"), Contains("numbers only"));

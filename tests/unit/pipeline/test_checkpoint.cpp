@@ -93,7 +93,8 @@ TEST_CASE("a checkpoint gives back every bit") {
   CHECK(after.noise_state == before.noise_state);
   REQUIRE(after.solver.size() == before.solver.size());
   for (const sampler::StateTensor& entry : before.solver) {
-    const auto found = std::find_if(after.solver.begin(), after.solver.end(), [&](const auto& other) { return other.name == entry.name; });
+    const auto found =
+        std::find_if(after.solver.begin(), after.solver.end(), [&](const auto& other) { return other.name == entry.name; });
     REQUIRE(found != after.solver.end());
     CHECK(same_bits(found->values, entry.values));
   }

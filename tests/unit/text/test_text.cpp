@@ -12,8 +12,8 @@ TEST_CASE("UTF-8 is checked after Unicode table 3-7") {
   for (const char* good : {"", "abc", "\xc2\x80", "\xed\x9f\xbf", "\xee\x80\x80", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"}) {
     CHECK(text::is_valid_utf8(good));
   }
-  for (const char* bad : {"\x80", "\xc0\xaf", "\xc1\xbf", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5", "\xff",
-                          "a\xe2\x82", "\xe2\x28\xa1"}) {
+  for (const char* bad : {"\x80", "\xc0\xaf", "\xc1\xbf", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80",
+                          "\xf5", "\xff", "a\xe2\x82", "\xe2\x28\xa1"}) {
     CHECK_FALSE(text::is_valid_utf8(bad));
   }
 }
@@ -21,7 +21,8 @@ TEST_CASE("UTF-8 is checked after Unicode table 3-7") {
 TEST_CASE("cleaning never throws and always gives valid UTF-8 with single spaces") {
   CHECK(text::clean_prompt("") == "");
   CHECK(text::clean_prompt(" \t\r\n ") == "");
-  CHECK(text::clean_prompt("a\xff" "b\xe2\x82 c") == "a\ufffdb\ufffd c");
+  CHECK(text::clean_prompt("a\xff"
+                           "b\xe2\x82 c") == "a\ufffdb\ufffd c");
   CHECK(text::clean_prompt("\u201chi\u201d \uff21\uff22\u3000x") == "\"hi\" AB x");
   CHECK(text::clean_prompt("caf&eacute; e\u0301 &#x41;&#66") == "caf\u00e9 \u00e9 AB");
   CHECK(text::clean_prompt("<i>&amp;lt;</i>") == "<i><</i>");
@@ -57,7 +58,8 @@ TEST_CASE("a model whose normaliser points outside of itself is refused") {
   CHECK_THROWS_WITH(text::Tokenizer::from_bytes(model_with(jump), "m"), Contains("outside of the trie"));
   const std::string endless("\x04\x00\x00\x00\x00\x00\x00\x00x", 9);
   CHECK_THROWS_WITH(text::Tokenizer::from_bytes(model_with(endless), "m"), Contains("has no end"));
-  CHECK_THROWS_WITH(text::Tokenizer::from_bytes(model_with(std::string("\xff\xff\xff\x7f\x00", 5)), "m"), Contains("promises a trie"));
+  CHECK_THROWS_WITH(text::Tokenizer::from_bytes(model_with(std::string("\xff\xff\xff\x7f\x00", 5)), "m"),
+                    Contains("promises a trie"));
 }
 
 TEST_CASE("the cache is silent about trouble") {

@@ -17,6 +17,7 @@ constexpr auto kChoice = ParamType::kChoice;
 constexpr auto kPath = ParamType::kPath;
 constexpr auto kFloatList = ParamType::kFloatList;
 
+// clang-format off: a sentence and a table, one row each.
 // Wan2.1's own default negative prompt (wan/configs/shared_config.py), a constant of the trained model.
 constexpr const char* kWanNegative =
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，"
@@ -80,6 +81,7 @@ constexpr ParamRow kTable[] = {
     {"nan_retry", kBool, "Run", "Repeat a step with full attention and fp32 when it gives NaN.", "", "", "true", 0, 0, 0, true},
     {"preview_every", kInt, "Run", "Steps between rough previews; 0: none.", "steps", "", "1", 0, 1000, 1, true},
 };
+// clang-format on
 
 }  // namespace
 

@@ -68,7 +68,8 @@ std::string checked_list(const ParamRow& row, std::string_view value) {
   for (const std::string_view raw : split(value, ',')) {
     const std::string_view part = trimmed(raw);
     double number = 0;
-    SLA2_CHECK(parse_whole(part, &number), SLA2_E_ARGUMENT, "{}: \"{}\" is not a number; expected a list such as 1,0.9,0.5", row.name, part);
+    SLA2_CHECK(parse_whole(part, &number), SLA2_E_ARGUMENT, "{}: \"{}\" is not a number; expected a list such as 1,0.9,0.5",
+               row.name, part);
     check_range(row, number, part);
     result += (result.empty() ? "" : ",") + number_text(number);
   }
@@ -91,30 +92,22 @@ std::string checked(const ParamRow& row, std::string_view raw) {
       check_range(row, number, value);
       return number_text(number);
     }
-    case ParamType::kBool:
-      return checked_bool(row, value);
-    case ParamType::kChoice:
-      return checked_choice(row, value);
-    case ParamType::kFloatList:
-      return checked_list(row, value);
+    case ParamType::kBool: return checked_bool(row, value);
+    case ParamType::kChoice: return checked_choice(row, value);
+    case ParamType::kFloatList: return checked_list(row, value);
     case ParamType::kString:
-    case ParamType::kPath:
-      return std::string(raw);  // white space may be meant
+    case ParamType::kPath: return std::string(raw);  // white space may be meant
   }
   fail(SLA2_E_INTERNAL, "parameter {} has no type", row.name);
 }
 
 nlohmann::ordered_json typed_value(const ParamRow& row, const std::string& text) {
   switch (row.type) {
-    case ParamType::kInt:
-      return std::stoll(text);
+    case ParamType::kInt: return std::stoll(text);
     case ParamType::kFloat:
-    case ParamType::kFloatList:
-      return nlohmann::ordered_json::parse(row.type == ParamType::kFloat ? text : "[" + text + "]");
-    case ParamType::kBool:
-      return text == "true";
-    default:
-      return text;
+    case ParamType::kFloatList: return nlohmann::ordered_json::parse(row.type == ParamType::kFloat ? text : "[" + text + "]");
+    case ParamType::kBool: return text == "true";
+    default: return text;
   }
 }
 
@@ -186,14 +179,16 @@ std::string ParamSet::text(std::string_view name) const {
 int64_t ParamSet::integer(std::string_view name) const {
   int64_t value = 0;
   const std::string stored = text(name);
-  SLA2_CHECK(parse_whole<int64_t>(stored, &value), SLA2_E_INTERNAL, "parameter {} holds \"{}\", not a whole number", name, stored);
+  SLA2_CHECK(parse_whole<int64_t>(stored, &value), SLA2_E_INTERNAL, "parameter {} holds \"{}\", not a whole number", name,
+             stored);
   return value;
 }
 
 double ParamSet::number(std::string_view name) const {
   double value = 0;
   const std::string stored = text(name);
-  SLA2_CHECK(parse_whole(std::string_view(stored), &value), SLA2_E_INTERNAL, "parameter {} holds \"{}\", not a number", name, stored);
+  SLA2_CHECK(parse_whole(std::string_view(stored), &value), SLA2_E_INTERNAL, "parameter {} holds \"{}\", not a number", name,
+             stored);
   return value;
 }
 

@@ -66,7 +66,7 @@ class ParamSet {
 struct PresetEntry {
   std::string key;
   int line = 0;
-  std::string text;                 ///< as set_text takes it
+  std::string text;  ///< as set_text takes it
   enum class Form : uint8_t { kNumber, kBool, kString, kNumberList } form = Form::kString;
 };
 /// Read a preset or a bare object. Throws ARGUMENT with line and key. Also the fuzzing entrance.

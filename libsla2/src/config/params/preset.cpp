@@ -55,7 +55,9 @@ class PresetReader final : public nlohmann::json_sax<json> {
   bool boolean(bool value) override { return scalar(value ? "true" : "false", PresetEntry::Form::kBool); }
   bool number_integer(number_integer_t value) override { return scalar(std::to_string(value), PresetEntry::Form::kNumber); }
   bool number_unsigned(number_unsigned_t value) override { return scalar(std::to_string(value), PresetEntry::Form::kNumber); }
-  bool number_float(number_float_t value, const string_t&) override { return scalar(number_text(value), PresetEntry::Form::kNumber); }
+  bool number_float(number_float_t value, const string_t&) override {
+    return scalar(number_text(value), PresetEntry::Form::kNumber);
+  }
   bool string(string_t& value) override { return scalar(value, PresetEntry::Form::kString); }
   bool binary(binary_t&) override { stop("binary data is not a value"); }
 
@@ -105,10 +107,12 @@ class PresetReader final : public nlohmann::json_sax<json> {
     // A preset: beside "params" only what describes it.
     for (const PresetEntry& entry : outer_) {
       const bool known = entry.key == "$schema" || entry.key == "name" || entry.key == "description";
-      SLA2_CHECK(known, SLA2_E_ARGUMENT, "{}, line {}, key \"{}\": a preset has only $schema, name, description and params; settings "
-                 "belong inside params", where_, entry.line, entry.key);
-      SLA2_CHECK(entry.form == PresetEntry::Form::kString, SLA2_E_ARGUMENT, "{}, line {}, key \"{}\": expected a text in quotes", where_,
-                 entry.line, entry.key);
+      SLA2_CHECK(known, SLA2_E_ARGUMENT,
+                 "{}, line {}, key \"{}\": a preset has only $schema, name, description and params; settings "
+                 "belong inside params",
+                 where_, entry.line, entry.key);
+      SLA2_CHECK(entry.form == PresetEntry::Form::kString, SLA2_E_ARGUMENT, "{}, line {}, key \"{}\": expected a text in quotes",
+                 where_, entry.line, entry.key);
     }
     return std::move(inner_);
   }
@@ -147,8 +151,8 @@ class PresetReader final : public nlohmann::json_sax<json> {
 }  // namespace
 
 std::vector<PresetEntry> parse_preset(std::string_view text, std::string_view where) {
-  SLA2_CHECK(text.size() <= kLargestPreset, SLA2_E_ARGUMENT, "{}: {} bytes is too large for a preset (limit {})", where, text.size(),
-             kLargestPreset);
+  SLA2_CHECK(text.size() <= kLargestPreset, SLA2_E_ARGUMENT, "{}: {} bytes is too large for a preset (limit {})", where,
+             text.size(), kLargestPreset);
   int line = 1;
   PresetReader reader(where, &line);
   json::sax_parse(LineIterator(text.data(), &line), LineIterator(text.data() + text.size(), &line), &reader);

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// sla2 doctor: what this machine can do, and what is missing.
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "clip_metadata.h"
+#include "commands.h"
+#include "encoders.h"
+#include "frame_sink.h"
+#include "handles.h"
+#include "json_events.h"
+#include "locate.h"
+#include "progress.h"
+#include "reports.h"
+
+namespace sla2::cli {
+
+using nlohmann::json;
+
+namespace {
+
+std::string version_text(unsigned version) {
+  return fmt::format("{}.{}.{}", AV_VERSION_MAJOR(version), AV_VERSION_MINOR(version), AV_VERSION_MICRO(version));
+}
+
+json encoder_report() {
+  json encoders = json::array();
+  for (const char* container : {"mp4", "webm"}) {
+    bool chosen = false;
+    for (const EncoderChoice& choice : encoder_list(container)) {
+      std::string why;
+      const bool works = encoder_works(choice, &why);
+      encoders.push_back({{"container", container}, {"name", choice.name}, {"works", works}, {"used", works && !chosen},
+                          {"enables", choice.enables}, {"reason", why}});
+      chosen = chosen || works;
+    }
+  }
+  const struct {
+    const char* container;
+    AVCodecID id;
+    const char* enables;
+  } pictures[] = {{"gif", AV_CODEC_ID_GIF, "GIF"}, {"png", AV_CODEC_ID_PNG, "PNG sequences and contact sheets"}};
+  for (const auto& picture : pictures) {
+    const bool works = avcodec_find_encoder(picture.id) != nullptr;
+    encoders.push_back({{"container", picture.container}, {"name", avcodec_get_name(picture.id)}, {"works", works}, {"used", works},
+                        {"enables", picture.enables}, {"reason", works ? "" : "not compiled into this FFmpeg"}});
+  }
+  return encoders;
+}
+
+json model_report() {
+  json report{{"name", kShippedModel}, {"found", false}};
+  try {
+    const fs::path path = locate_model(kShippedModel, "");
+    report["path"] = path.string();
+    sla2_model* opened = nullptr;
+    require(sla2_model_open(path.c_str(), nullptr, &opened));
+    const Model model(opened);
+    report["found"] = true;
+  } catch (const CliError& error) {
+    report["error"] = error.what();
+  }
+  return report;
+}
+
+json folder_report(const fs::path& folder) {
+  const bool writable = ::access(folder.c_str(), W_OK | X_OK) == 0;
+  std::error_code error;
+  const fs::space_info space = fs::space(folder, error);
+  return {{"path", folder.string()}, {"writable", writable}, {"free_bytes", error ? 0 : space.available}};
+}
+
+void line(bool good, const std::string& text) { std::puts(fmt::format("  {} {}", good ? "+" : "-", text).c_str()); }
+
+void print(const json& report) {
+  const json& system = report["system"];
+  std::puts(fmt::format("sla2 {} on {}", sla2_version(), system.value("cpu", "?")).c_str());
+  line(true, fmt::format("instruction set {}, {} threads", system.value("isa", "?"), system.value("threads", 0)));
+  const bool bf16 = system.value("fast_bf16", false);
+  line(bf16, bf16 ? "bf16 matrix products in hardware" : "no bf16 instructions: products run in fp32");
+  line(true, fmt::format("memory: {} of {} available", bytes_text(system.value("memory_available_bytes", uint64_t{0})),
+                         bytes_text(system.value("memory_total_bytes", uint64_t{0}))));
+  std::puts("Libraries");
+  for (const auto& [name, version] : report["libraries"].items()) line(true, fmt::format("{} {}", name, version.get<std::string>()));
+  std::puts("Encoders");
+  for (const json& encoder : report["encoders"]) {
+    line(encoder["works"].get<bool>(),
+         fmt::format("{:<11} {}{}", encoder["name"].get<std::string>(), encoder["enables"].get<std::string>(),
+                     encoder["used"].get<bool>() ? " (used)" : encoder["works"].get<bool>() ? "" : ": " + encoder["reason"].get<std::string>()));
+  }
+  std::puts("Files");
+  const size_t presets = report["presets"].size();
+  line(presets > 0, presets > 0 ? fmt::format("{} presets", presets) : fmt::format("no presets found; set {}", kPresetVariable));
+  for (const json& preset : report["presets"]) {
+    if (!preset["valid"].get<bool>()) line(false, preset.value("error", ""));
+  }
+  const json& model = report["model"];
+  line(model["found"].get<bool>(), fmt::format("model {}: {}", model["name"].get<std::string>(), model.value("error", model.value("path", ""))));
+  for (const json& folder : report["folders"]) {
+    line(folder["writable"].get<bool>(), fmt::format("{}: {}, {} free", folder["path"].get<std::string>(),
+                                                     folder["writable"].get<bool>() ? "writable" : "cannot be written",
+                                                     bytes_text(folder["free_bytes"].get<uint64_t>())));
+  }
+}
+
+}  // namespace
+
+json doctor_report() {
+  json report;
+  report["system"] = json::parse(text_of([](char* buffer, uint64_t capacity) { return sla2_system_info(buffer, capacity); }));
+  report["libraries"] = report["system"].value("libraries", json::object());
+  report["libraries"]["libavformat"] = version_text(avformat_version());
+  report["libraries"]["libavcodec"] = version_text(avcodec_version());
+  report["libraries"]["libswscale"] = version_text(swscale_version());
+  report["encoders"] = encoder_report();
+  report["presets"] = list_presets();
+  report["model"] = model_report();
+  std::error_code error;
+  report["folders"] = {folder_report(fs::temp_directory_path(error)), folder_report(fs::current_path(error))};
+  return report;
+}
+
+void add_doctor(CLI::App& app, Action& action) {
+  const auto as_json = std::make_shared<bool>(false);
+  CLI::App* command = app.add_subcommand("doctor", "Say what this machine can do and what is missing");
+  command->add_flag("--json", *as_json, "As JSON");
+  command->footer("Example:\n  sla2 doctor\n");
+  command->callback([as_json, &action] {
+    action = [as_json] {
+      const json report = doctor_report();
+      if (*as_json) std::puts(event_line(report).c_str());
+      else print(report);
+      return ExitCode::kOk;
+    };
+  });
+}
+
+}  // namespace sla2::cli

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// sla2 generate: a prompt becomes a video.
+#include "commands.h"
+#include "options.h"
+#include "output_flags.h"
+#include "prepare.h"
+#include "session.h"
+
+namespace sla2::cli {
+
+namespace {
+
+struct Options {
+  SettingsSource source;
+  OutputFlags output;
+  ParamFlags params;
+  Verbosity verbosity;
+};
+
+constexpr const char* kExamples =
+    "Examples:\n"
+    "  sla2 generate --preset demo -p \"a red balloon rises over the sea at sunset\" -o balloon.mp4 --sheet balloon.png\n"
+    "  sla2 generate --from balloon.mp4 -s 7 -o again.webm      the same settings, another seed\n"
+    "  sla2 generate --preset demo -p \"a ball\" -o frames/       a folder of PNGs\n";
+
+JobRequest prepare(const Options& options) {
+  SettingsSource source = options.source;
+  source.values = options.params.given();
+  return prepare_generate(source, options.output.choice());
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app, Action& action) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("generate", "Make a video from a prompt");
+  command->add_option("--preset", options->source.preset, "Settings by name (`sla2 presets list`) or a preset file")->group("Settings");
+  command->add_option("--from", options->source.from, "Repeat a run: a clip or a report made by sla2; flags given here win")
+      ->group("Settings");
+  options->output.add_to(command);
+  options->params.add_to(command);
+  options->verbosity.add_to(command);
+  command->footer(kExamples);
+  command->callback([options, &action] {
+    action = [options] { return run_in_foreground(options->verbosity, [options] { return prepare(*options); }); };
+  });
+}
+
+}  // namespace sla2::cli

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// sla2 resume: go on from a checkpoint; the frames are those of an uninterrupted run.
+#include "commands.h"
+#include "output_flags.h"
+#include "prepare.h"
+#include "session.h"
+
+namespace sla2::cli {
+
+namespace {
+
+struct Options {
+  std::string checkpoint, model;
+  int64_t threads = -1;  // as saved
+  OutputFlags output;
+  Verbosity verbosity;
+};
+
+}  // namespace
+
+void add_resume(CLI::App& app, Action& action) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("resume", "Go on with a stopped run");
+  command->add_option("checkpoint", options->checkpoint, "OUT.sla2ckpt of the stopped run")->required()->type_name("CHECKPOINT");
+  command->add_option("-m,--model", options->model, "The model, where it has moved since")->type_name("PATH");
+  command->add_option("--threads", options->threads, "CPU threads; 0: all [as saved]")->check(CLI::NonNegativeNumber)->type_name("INT");
+  options->output.add_to(command);
+  options->verbosity.add_to(command);
+  command->footer("Example:\n  sla2 resume balloon.mp4.sla2ckpt\n");
+  command->callback([options, &action] {
+    action = [options] {
+      return run_in_foreground(options->verbosity, [options] {
+        return prepare_resume(options->checkpoint, options->model, options->threads, options->output.choice());
+      });
+    };
+  });
+}
+
+}  // namespace sla2::cli

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// From what was asked to a run: settings gathered, model located, outputs and checkpoint decided. For commands and worker alike.
+#pragma once
+#include <string>
+
+#include "run_job.h"
+#include "settings.h"
+
+namespace sla2::cli {
+
+struct OutputChoice {
+  OutputPlan plan;
+  bool keep_checkpoint = false, no_checkpoint = false;
+};
+
+JobRequest prepare_generate(const SettingsSource& source, const OutputChoice& output);
+/// model: "" for the saved one; threads: -1 for the saved number.
+JobRequest prepare_resume(const std::string& checkpoint, const std::string& model, int64_t threads, const OutputChoice& output);
+
+}  // namespace sla2::cli

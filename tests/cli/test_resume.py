@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stopped runs go on: kill -9, Ctrl-C, SIGTERM, an output that fails. The frames are those of an uninterrupted run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+from conftest import leftovers
+
+STEPS = 40
+PROMPT = "a blue bird moves left in the city at night, snow"
+
+
+@pytest.fixture(scope="module")
+def whole(sla2, tiny_model, tmp_path_factory):
+    """Frames of the uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole") / "png"
+    sla2("generate", "-m", tiny_model, "-p", PROMPT, "--steps", STEPS, "-o", folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def stop_at(tool, environment, arguments, step: int, sent: int) -> tuple[int, str]:
+    """Start a run and send a signal when that step is done. Exit code and the resume command of the error event."""
+    command = [str(tool), *map(str, arguments), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment) as process:
+        resume = ""
+        for line in process.stdout:
+            event = json.loads(line)
+            if event["type"] == "progress" and event["phase"] == "sample" and event["step"] == step:
+                os.kill(process.pid, sent)
+            if event["type"] == "error":
+                resume = event["resume"]
+        return process.wait(60), resume
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("step", [1, STEPS // 2])
+def test_stop_and_resume(tool, environment, sla2, tiny_model, tmp_path, whole, sent, code, step):
+    out = tmp_path / "png"
+    got, command = stop_at(tool, environment, ["generate", "-m", tiny_model, "-p", PROMPT, "--steps", STEPS, "-o", out], step, sent)
+    assert got == code
+    assert not out.exists()
+    checkpoint = tmp_path / "png.sla2ckpt"
+    assert checkpoint.is_file()
+    if sent != signal.SIGKILL:
+        assert command == f"sla2 resume {checkpoint}"
+    sla2("resume", checkpoint)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+    assert leftovers(tmp_path) == ["png"]
+
+
+def test_resume_to_another_output(tool, environment, sla2, tiny_model, tmp_path, whole):
+    stop_at(tool, environment, ["generate", "-m", tiny_model, "-p", PROMPT, "--steps", STEPS, "-o", tmp_path / "a.mp4"], 5, signal.SIGKILL)
+    (tmp_path / "a.mp4.sla2ckpt.json").unlink()
+    assert "-o" in sla2("resume", tmp_path / "a.mp4.sla2ckpt", code=2).stderr
+    sla2("resume", tmp_path / "a.mp4.sla2ckpt", "-o", tmp_path / "png", "--threads", 1, "--keep-checkpoint")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "png").iterdir()} == whole
+    assert (tmp_path / "a.mp4.sla2ckpt").is_file()
+    assert "checkpoint" in sla2("info", tmp_path / "a.mp4.sla2ckpt").stdout
+
+
+def test_a_failed_output_can_be_resumed(tool, environment, sla2, tiny_model, tmp_path):
+    """The final name turns into a folder while the run works, so the last rename fails; the work is not lost."""
+    out = tmp_path / "a.gif"
+    command = [str(tool), "generate", "-m", str(tiny_model), "-p", PROMPT, "--steps", str(STEPS), "-o", str(out), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment) as process:
+        for line in process.stdout:
+            event = json.loads(line)
+            if event["type"] == "progress" and event["phase"] == "sample" and not out.exists():
+                out.mkdir()
+        assert process.wait(60) == 5
+    assert event["type"] == "error" and event["resume"] == f"sla2 resume {out}.sla2ckpt"
+    out.rmdir()
+    sla2("resume", f"{out}.sla2ckpt")
+    assert leftovers(tmp_path) == ["a.gif"]
+
+
+def test_damaged_checkpoint(tool, environment, sla2, tiny_model, tmp_path):
+    stop_at(tool, environment, ["generate", "-m", tiny_model, "-p", PROMPT, "--steps", STEPS, "-o", tmp_path / "a.mp4"], 5, signal.SIGINT)
+    checkpoint = tmp_path / "a.mp4.sla2ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    assert "a.mp4.sla2ckpt" in sla2("resume", checkpoint, code=6).stderr
+    assert not (tmp_path / "a.mp4").exists()
+
+
+def test_other_weights_are_refused(tool, environment, sla2, tiny_model, tmp_path):
+    from make_tiny_model import make_tiny_model
+
+    stop_at(tool, environment, ["generate", "-m", tiny_model, "-p", PROMPT, "--steps", STEPS, "-o", tmp_path / "a.mp4"], 5, signal.SIGINT)
+    other = make_tiny_model(tmp_path / "other", seed=1)
+    sla2("resume", tmp_path / "a.mp4.sla2ckpt", "-m", other, code=8)
