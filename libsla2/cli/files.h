@@ -28,6 +28,7 @@ class TempFile {
   void commit();                               ///< throws FILE_WRITE; at most once
   [[nodiscard]] int descriptor() const noexcept { return descriptor_; }
   [[nodiscard]] const fs::path& target() const noexcept { return target_; }
+  [[nodiscard]] const fs::path& temporary() const noexcept { return temporary_; }
 
  private:
   fs::path target_, temporary_;

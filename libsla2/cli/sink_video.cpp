@@ -28,6 +28,7 @@ class VideoSink final : public FrameSink {
     format_.reset(format);
     if (allocated < 0) fail(SLA2_E_UNSUPPORTED, "this FFmpeg has no {} muxer", container_);
     format_->pb = output_.context();
+    format_->url = av_strdup(file_.temporary().c_str());  // moving the index to the front reads the file back under this name
     format_->flags |= AVFMT_FLAG_BITEXACT;  // no writing time: the same frames give the same file
     av_dict_set(&format_->metadata, "title", clip.title.c_str(), 0);
     av_dict_set(&format_->metadata, "comment", clip.metadata.c_str(), 0);
@@ -38,7 +39,12 @@ class VideoSink final : public FrameSink {
     stream_->avg_frame_rate = encoder_->framerate;
     if (avcodec_parameters_from_context(stream_->codecpar, encoder_.get()) < 0) require_memory(nullptr);
     AvOptions options;
-    if (container_ == "mp4") options.set("movflags", "+faststart");  // players may start before the last byte
+    if (container_ == "mp4") {
+      options.set("movflags", "+faststart");  // players may start before the last byte
+      // To move the index to the front the muxer reads what it wrote, through a second handle that it opens by this name.
+      format_->url = av_strdup(("file:" + file_.temporary().string()).c_str());
+      require_memory(format_->url);
+    }
     output_.check(avformat_write_header(format_.get(), options.address()), "the header");
     scaler_ = std::make_unique<Scaler>(clip.width, clip.height, clip.width, clip.height, encoder_->pix_fmt);
     frame_ = make_frame(clip.width, clip.height, encoder_->pix_fmt);
