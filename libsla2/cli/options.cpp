@@ -65,6 +65,7 @@ void ParamFlags::add_to(CLI::App* app, const std::string& only_group) {
     const auto letter = kShorthand.find(info.name);
     const std::string names = (letter == kShorthand.end() ? "" : letter->second) + "--" + dashed(info.name);
     flag.option = app->add_option(names, flag.value, description(info))->type_name(type_name(info));
+    flag.option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);  // as with every tool: the last word counts
     flag.option->group(info.advanced != 0 ? fmt::format("{}, advanced", info.group) : std::string(info.group));
   });
 }
@@ -90,7 +91,9 @@ std::string usage_message(const CLI::App& app, const CLI::ParseError& error) {
   for (const CLI::App* part : path) command += (command.empty() ? "" : " ") + part->get_name();
   std::string text = error.what();
   const std::vector<std::string> extras = app.remaining(true);
-  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr && !extras.empty()) {
+  // A mistyped command arrives as "a subcommand is required", with the word left over.
+  const bool unknown = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr || dynamic_cast<const CLI::RequiredError*>(&error) != nullptr;
+  if (unknown && !extras.empty()) {
     const std::string word = extras.front().substr(0, extras.front().find('='));
     std::vector<std::string> names;
     if (word.starts_with("-")) {

@@ -90,7 +90,7 @@ def test_wrong_vae(sla2, broken_model, out):
     (("--width", "50"), ("width", "16")),
     (("--height", "100"), ("height", "16")),
     (("--frames", "10"), ("frames", "4k+1")),
-    (("--sigmas", "0.5,0.9"), ("decreas",)),
+    (("--sigmas", "0.5,0.9"), ("fall strictly",)),
     (("--frames", "9999"), ("frames", "1021")),
 ])
 def test_impossible_sizes(generate, out, flags, words):

@@ -60,6 +60,11 @@ def psnr(a, b) -> float:
     return 10 * numpy.log10(255**2 / numpy.mean((a.astype(float) - b.astype(float)) ** 2))
 
 
+def luma(frames):
+    """BT.709 luma of [..., 3]."""
+    return frames.astype(float) @ [0.2126, 0.7152, 0.0722]
+
+
 def test_pictures_agree_between_containers(clip):
     """PNG is exact; the others must show the same colours. Chroma subsampling of random pictures costs the most."""
     folder, _ = clip
@@ -71,7 +76,7 @@ def test_pictures_agree_between_containers(clip):
     for name in ("a.mp4", "a.webm"):
         shown = decode(folder / name)
         assert psnr(shown.mean(axis=(1, 2)), exact.mean(axis=(1, 2))) > 34, name  # mean colour of each frame
-        assert psnr(shown, exact) > 20, name
+        assert psnr(luma(shown), luma(exact)) > 24, name  # at full size in every format; chroma is subsampled
 
 
 def test_info_prints_the_settings_back(clip, sla2):
