@@ -39,8 +39,8 @@ sla2_attention_config default_config() {
 }
 
 void check_choice(const char* name, int32_t value, int32_t first, int32_t last) {
-  SLA2_CHECK(value >= first && value <= last, SLA2_E_ARGUMENT, "sla2_attention_config: {} is {}; expected {} or {}", name, value, first,
-             last);
+  SLA2_CHECK(value >= first && value <= last, SLA2_E_ARGUMENT, "sla2_attention_config: {} is {}; expected {} or {}", name, value,
+             first, last);
 }
 
 attention::Config to_config(const sla2_attention_config& c) {
@@ -83,18 +83,19 @@ Argument read_argument(const sla2_tensor* source, const char* name, const sla2_a
   SLA2_CHECK(t.ndim == 4, SLA2_E_ARGUMENT, "{}: {} axes; expected 4, {}", name, t.ndim, heads_first ? "[B,H,N,D]" : "[B,N,H,D]");
   for (int axis = 0; axis < 4; ++axis)
     SLA2_CHECK(t.shape[axis] == shape[static_cast<size_t>(axis)], SLA2_E_ARGUMENT,
-               "{}: shape [{}, {}, {}, {}]; the plan expects {} = [{}, {}, {}, {}]", name, t.shape[0], t.shape[1], t.shape[2], t.shape[3],
-               heads_first ? "[B,H,N,D]" : "[B,N,H,D]", shape[0], shape[1], shape[2], shape[3]);
-  SLA2_CHECK(t.strides[3] == 1, SLA2_E_ARGUMENT, "{}: stride of the last axis is {}; expected 1: make the channels contiguous", name,
-             t.strides[3]);
+               "{}: shape [{}, {}, {}, {}]; the plan expects {} = [{}, {}, {}, {}]", name, t.shape[0], t.shape[1], t.shape[2],
+               t.shape[3], heads_first ? "[B,H,N,D]" : "[B,N,H,D]", shape[0], shape[1], shape[2], shape[3]);
+  SLA2_CHECK(t.strides[3] == 1, SLA2_E_ARGUMENT, "{}: stride of the last axis is {}; expected 1: make the channels contiguous",
+             name, t.strides[3]);
   const DType dtype = tensor_dtype(t);
-  SLA2_CHECK(dtype != DType::kUnset, SLA2_E_UNSUPPORTED, "{}: element type code {} with {} bits; expected fp32, fp16 or bf16", name,
-             t.dtype_code, t.dtype_bits);
+  SLA2_CHECK(dtype != DType::kUnset, SLA2_E_UNSUPPORTED, "{}: element type code {} with {} bits; expected fp32, fp16 or bf16",
+             name, t.dtype_code, t.dtype_bits);
   return {t, dtype, t.strides[0], t.strides[heads_first ? 1 : 2], t.strides[heads_first ? 2 : 1]};
 }
 
 void check_apart(const ByteRange& written, const char* written_name, const ByteRange& other, const char* other_name) {
-  SLA2_CHECK(!written.meets(other), SLA2_E_ARGUMENT, "{} overlaps {} in memory; give it memory of its own", written_name, other_name);
+  SLA2_CHECK(!written.meets(other), SLA2_E_ARGUMENT, "{} overlaps {} in memory; give it memory of its own", written_name,
+             other_name);
 }
 
 /// Threads of this call; what the calling thread had comes back afterwards.
@@ -194,9 +195,8 @@ sla2_status sla2_qkv_init(sla2_qkv* qkv, uint32_t size) {
 
 sla2_status sla2_attention_forward(sla2_attention* plan, const sla2_exec* exec, const sla2_qkv* in, void* workspace,
                                    uint64_t workspace_bytes, sla2_tensor* out) {
-  return api::guard([&] {
-    api::forward(api::required(plan, "sla2_attention_forward", "plan"), exec, in, workspace, workspace_bytes, out);
-  });
+  return api::guard(
+      [&] { api::forward(api::required(plan, "sla2_attention_forward", "plan"), exec, in, workspace, workspace_bytes, out); });
 }
 
 sla2_status sla2_attention_stats_init(sla2_attention_stats* stats, uint32_t size) {

@@ -24,13 +24,15 @@ sla2_tensor empty_tensor() {
 }
 
 void check_dtype(const char* name, int code, int bits, int lanes) {
-  const bool known = (code == SLA2_DTYPE_FLOAT && (bits == 16 || bits == 32 || bits == 64)) || (code == SLA2_DTYPE_BFLOAT && bits == 16) ||
-                     ((code == SLA2_DTYPE_INT || code == SLA2_DTYPE_UINT) && (bits == 8 || bits == 16 || bits == 32 || bits == 64)) ||
-                     (code == SLA2_DTYPE_BOOL && bits == 8);
-  SLA2_CHECK(known && lanes == 1, SLA2_E_ARGUMENT,
-             "{}: element type code {}, {} bits, {} lanes is not known; set dtype_code to SLA2_DTYPE_*, dtype_bits to its width and "
-             "dtype_lanes to 1",
-             name, code, bits, lanes);
+  const bool known =
+      (code == SLA2_DTYPE_FLOAT && (bits == 16 || bits == 32 || bits == 64)) || (code == SLA2_DTYPE_BFLOAT && bits == 16) ||
+      ((code == SLA2_DTYPE_INT || code == SLA2_DTYPE_UINT) && (bits == 8 || bits == 16 || bits == 32 || bits == 64)) ||
+      (code == SLA2_DTYPE_BOOL && bits == 8);
+  SLA2_CHECK(
+      known && lanes == 1, SLA2_E_ARGUMENT,
+      "{}: element type code {}, {} bits, {} lanes is not known; set dtype_code to SLA2_DTYPE_*, dtype_bits to its width and "
+      "dtype_lanes to 1",
+      name, code, bits, lanes);
 }
 
 void check_data(const char* name, const void* data) {
@@ -46,8 +48,8 @@ int64_t axis_span(const sla2_tensor& t, int axis, const char* name) {
                         __builtin_mul_overflow(span, int64_t{t.dtype_bits / 8}, &span);
   constexpr int64_t kLimit = int64_t{1} << 60;  // six of these still fit int64
   SLA2_CHECK(!overflow && span > -kLimit && span < kLimit, SLA2_E_ARGUMENT,
-             "{}: axis {} with extent {} and stride {} reaches beyond any memory; strides count elements", name, axis, t.shape[axis],
-             t.strides[axis]);
+             "{}: axis {} with extent {} and stride {} reaches beyond any memory; strides count elements", name, axis,
+             t.shape[axis], t.strides[axis]);
   return span;
 }
 
@@ -74,7 +76,8 @@ sla2_tensor read_cpu_tensor(const sla2_tensor* source, const char* name) {
   check_dtype(name, t.dtype_code, t.dtype_bits, t.dtype_lanes);
   check_data(name, t.data);
   for (int axis = 0; axis < t.ndim; ++axis) {
-    SLA2_CHECK(t.shape[axis] >= 1, SLA2_E_ARGUMENT, "{}: extent of axis {} is {}; expected at least 1", name, axis, t.shape[axis]);
+    SLA2_CHECK(t.shape[axis] >= 1, SLA2_E_ARGUMENT, "{}: extent of axis {} is {}; expected at least 1", name, axis,
+               t.shape[axis]);
     (void)axis_span(t, axis, name);
   }
   return t;
@@ -117,8 +120,8 @@ using namespace sla2;  // NOLINT(google-build-using-namespace): definitions of C
 
 sla2_status sla2_tensor_init(sla2_tensor* tensor, uint32_t size) {
   return api::guard([&] {
-    SLA2_CHECK(size >= sizeof(sla2_tensor), SLA2_E_ARGUMENT, "sla2_tensor_init: size is {}; expected sizeof(sla2_tensor) = {}", size,
-               sizeof(sla2_tensor));
+    SLA2_CHECK(size >= sizeof(sla2_tensor), SLA2_E_ARGUMENT, "sla2_tensor_init: size is {}; expected sizeof(sla2_tensor) = {}",
+               size, sizeof(sla2_tensor));
     api::init_struct(tensor, size, api::empty_tensor(), "sla2_tensor");
   });
 }

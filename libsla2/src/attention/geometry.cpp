@@ -48,8 +48,8 @@ void check_sizes(const Config& c) {
 }  // namespace
 
 Geometry make_geometry(const Config& c) {
-  SLA2_CHECK(c.mode == Mode::kFull || c.mode == Mode::kSla2, SLA2_E_ARGUMENT, "attention: mode is {}; expected 1 (full) or 2 (sla2)",
-             static_cast<int>(c.mode));
+  SLA2_CHECK(c.mode == Mode::kFull || c.mode == Mode::kSla2, SLA2_E_ARGUMENT,
+             "attention: mode is {}; expected 1 (full) or 2 (sla2)", static_cast<int>(c.mode));
   SLA2_CHECK(c.mix == Mix::kHeadAffineLse || c.mix == Mix::kConst, SLA2_E_ARGUMENT,
              "attention: mix is {}; expected 1 (head_affine_lse) or 2 (const)", static_cast<int>(c.mix));
   check_sizes(c);
@@ -76,7 +76,8 @@ Geometry make_geometry(const Config& c) {
   if (g.mode == Mode::kFull) g.kept = g.key_blocks = ceil_div(c.key_tokens, g.block_k);
   g.route_row = ceil_div(g.key_blocks, kernels::kRouteLanes) * kernels::kRouteLanes;
   g.group = std::min(g.heads, ceil_div(kTasksPerGroup, g.query_blocks));
-  SLA2_CHECK(g.key_blocks <= INT32_MAX, SLA2_E_UNSUPPORTED, "attention: {} key blocks; at most 2^31 - 1 are supported", g.key_blocks);
+  SLA2_CHECK(g.key_blocks <= INT32_MAX, SLA2_E_UNSUPPORTED, "attention: {} key blocks; at most 2^31 - 1 are supported",
+             g.key_blocks);
   return g;
 }
 

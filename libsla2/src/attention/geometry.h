@@ -19,9 +19,7 @@ struct Geometry {
   int64_t heads = 0;                         ///< batch · heads
   int64_t group = 0;                         ///< heads prepared together
 
-  [[nodiscard]] int64_t query_rows(int64_t block) const {
-    return std::min(block_q, config.query_tokens - block * block_q);
-  }
+  [[nodiscard]] int64_t query_rows(int64_t block) const { return std::min(block_q, config.query_tokens - block * block_q); }
   [[nodiscard]] int64_t key_rows(int64_t block) const { return std::min(block_k, config.key_tokens - block * block_k); }
 };
 

@@ -18,7 +18,8 @@ constexpr float kLog2E = 0x1.715476p+0F;
 
 void load_keys(const Call& call, int64_t head, int64_t block, float* rows) {
   const Geometry& g = call.geometry;
-  kernels::load_rows(rows_of(call.k, call.first_head + head, g.config.heads), block * g.block_k, g.key_rows(block), g.dim, 1.0F, rows);
+  kernels::load_rows(rows_of(call.k, call.first_head + head, g.config.heads), block * g.block_k, g.key_rows(block), g.dim, 1.0F,
+                     rows);
 }
 
 void pack_value_block(const Call& call, const HeadBuffers& head, int64_t head_index, int64_t block, float* rows) {
@@ -82,8 +83,7 @@ void total_panel(const Call& call, int64_t head_index, int64_t panel) {
   const int64_t size = g.dim * kPanel;
   call.ops.block_sum(size, head.h + panel * size, g.panels * size, call.workspace.all_blocks, g.key_blocks, 1.0, nullptr,
                      head.h_total + panel * size);
-  if (panel == 0)
-    call.ops.block_sum(g.dim, head.z, g.dim, call.workspace.all_blocks, g.key_blocks, 1.0, nullptr, head.z_total);
+  if (panel == 0) call.ops.block_sum(g.dim, head.z, g.dim, call.workspace.all_blocks, g.key_blocks, 1.0, nullptr, head.z_total);
 }
 
 /// each(head in group, item, rows scratch) for every item of every head. Two captures: std::function then needs no heap.

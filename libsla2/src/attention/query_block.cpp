@@ -17,7 +17,8 @@ constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 constexpr double kDenominatorFloor = 1e-6;  // ε of the linear branch, relative to φ(q)·z over all keys
 
 /// Softmax branch over `count` key blocks (list null: blocks 0 … count-1). Leaves Σ p·v in acc, m and l in base 2.
-void sparse_branch(const Call& call, const HeadBuffers& head, int64_t n, const int32_t* list, int64_t count, const WorkerBuffers& w) {
+void sparse_branch(const Call& call, const HeadBuffers& head, int64_t n, const int32_t* list, int64_t count,
+                   const WorkerBuffers& w) {
   const Geometry& g = call.geometry;
   for (int64_t r = 0; r < n; ++r) {
     w.m[r] = -std::numeric_limits<float>::infinity();
@@ -39,7 +40,8 @@ void sparse_branch(const Call& call, const HeadBuffers& head, int64_t n, const i
     const bool rescale = call.ops.online_softmax(n, key_panels * kPanel, w.tile, g.block_k, bias, w.m, w.l, w.rescale);
     if (rescale && i > 0) call.ops.rescale_rows(n, g.panels, w.rescale, w.acc);
     for (int64_t p = 0; p < g.panels; ++p)
-      call.ops.panel_gemm(n, keys, w.tile, g.block_k, 1, value_block + p * g.block_k * kPanel, w.acc + p * n * kPanel, kPanel, i > 0);
+      call.ops.panel_gemm(n, keys, w.tile, g.block_k, 1, value_block + p * g.block_k * kPanel, w.acc + p * n * kPanel, kPanel,
+                          i > 0);
   }
 }
 

@@ -22,21 +22,21 @@ struct HeadBuffers {
 
 /// Scratch of one worker. Only the first group exists in full mode.
 struct WorkerBuffers {
-  float* q;        ///< [bq][D] queries times softmax scale and log2 e
-  float* tile;     ///< [bq][bk] logits, then weights
-  float* acc;      ///< [P][bq][16] sparse branch
-  float* rows;     ///< [bk][D] rows being packed
+  float* q;                           ///< [bq][D] queries times softmax scale and log2 e
+  float* tile;                        ///< [bq][bk] logits, then weights
+  float* acc;                         ///< [P][bq][16] sparse branch
+  float* rows;                        ///< [bk][D] rows being packed
   float *m, *l, *rescale, *w_sparse;  ///< [bq]
 
-  float* q_phi;    ///< [bq][D]
-  float* q_mean;   ///< [D]
-  float* linear;   ///< [P][bq][16] linear branch, before division
-  float* h_left;   ///< [D][16] one panel of H
-  float* w_linear; ///< [bq]
-  double* h_sum;   ///< [D][16]
-  double* z_sum;   ///< [D]
-  double* routes;  ///< [route_row]
-  int32_t* order;  ///< [T_n]
+  float* q_phi;     ///< [bq][D]
+  float* q_mean;    ///< [D]
+  float* linear;    ///< [P][bq][16] linear branch, before division
+  float* h_left;    ///< [D][16] one panel of H
+  float* w_linear;  ///< [bq]
+  double* h_sum;    ///< [D][16]
+  double* z_sum;    ///< [D]
+  double* routes;   ///< [route_row]
+  int32_t* order;   ///< [T_n]
 };
 
 /// Offsets into one block; the same walk counts bytes (null base) and hands out pointers.

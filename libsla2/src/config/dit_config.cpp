@@ -41,7 +41,8 @@ int64_t find_head_dim(const Checkpoint& checkpoint, const ConfigJson& json, int6
     const bool published = std::find(kPublishedWidths.begin(), kPublishedWidths.end(), dim) != kPublishedWidths.end();
     SLA2_CHECK(dim % kPublishedHeadDim == 0, SLA2_E_FILE_FORMAT,
                "{}: width {} is no multiple of {}, so the head size cannot be guessed; put config.json with attention_head_dim "
-               "beside the file", checkpoint.path(), dim, kPublishedHeadDim);
+               "beside the file",
+               checkpoint.path(), dim, kPublishedHeadDim);
     if (!published) {
       log(SLA2_LOG_WARNING, "{}: no configuration tells the head size; {} is assumed", checkpoint.path(), kPublishedHeadDim);
     }
@@ -95,7 +96,8 @@ DitConfig read_dit_config(const Checkpoint& checkpoint) {
   DitConfig c;
   c.dim = extent(checkpoint, "head.modulation", 3, 2);
   c.layers = count_blocks(checkpoint);
-  SLA2_CHECK(c.layers > 0, SLA2_E_FILE_FORMAT, "{}: a Wan DiT without blocks: 'blocks.0.modulation' is missing", checkpoint.path());
+  SLA2_CHECK(c.layers > 0, SLA2_E_FILE_FORMAT, "{}: a Wan DiT without blocks: 'blocks.0.modulation' is missing",
+             checkpoint.path());
   c.ffn_dim = extent(checkpoint, "blocks.0.ffn.0.weight", 2, 0);
   c.text_dim = extent(checkpoint, "text_embedding.0.weight", 2, 1);
   c.freq_dim = extent(checkpoint, "time_embedding.0.weight", 2, 1);

@@ -34,8 +34,9 @@ const nlohmann::json* ConfigJson::find(std::string_view key) const {
 
 void ConfigJson::wrong(std::string_view key, const std::string& expected) const {
   const nlohmann::json* got = find(key);
-  fail(SLA2_E_FILE_FORMAT, "{}: configuration key '{}': expected {}, got {}; is this the config.json of these weights?", where_, key,
-       expected, got == nullptr ? "nothing" : got->dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).substr(0, 200));
+  fail(SLA2_E_FILE_FORMAT, "{}: configuration key '{}': expected {}, got {}; is this the config.json of these weights?", where_,
+       key, expected,
+       got == nullptr ? "nothing" : got->dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).substr(0, 200));
 }
 
 std::optional<int64_t> ConfigJson::integer(std::span<const std::string_view> keys) const {
@@ -89,8 +90,8 @@ void ConfigJson::agrees(std::string_view key, const std::vector<int64_t>& from_t
 
 int64_t extent(const weights::Checkpoint& checkpoint, std::string_view name, size_t rank, size_t axis) {
   const auto& shape = checkpoint.info(name).shape;
-  SLA2_CHECK(shape.size() == rank, SLA2_E_FILE_FORMAT, "{}: tensor '{}': expected {} axes, got shape [{}]", checkpoint.path(), name,
-             rank, fmt::join(shape, ", "));
+  SLA2_CHECK(shape.size() == rank, SLA2_E_FILE_FORMAT, "{}: tensor '{}': expected {} axes, got shape [{}]", checkpoint.path(),
+             name, rank, fmt::join(shape, ", "));
   SLA2_CHECK(shape[axis] > 0, SLA2_E_FILE_FORMAT, "{}: tensor '{}' is empty: shape [{}]", checkpoint.path(), name,
              fmt::join(shape, ", "));
   return shape[axis];

@@ -34,9 +34,10 @@ void read_levels(const Checkpoint& checkpoint, VaeConfig& c) {
   c.res_blocks = 0;
   const auto close_level = [&](int64_t at) {
     if (c.res_blocks == 0) c.res_blocks = blocks;
-    SLA2_CHECK(blocks > 0 && blocks == c.res_blocks && width % c.base_dim == 0, SLA2_E_FILE_FORMAT,
-               "{}: encoder.downsamples before {}: expected {} residual blocks and a multiple of width {}, got {} blocks of width {}",
-               checkpoint.path(), at, c.res_blocks, c.base_dim, blocks, width);
+    SLA2_CHECK(
+        blocks > 0 && blocks == c.res_blocks && width % c.base_dim == 0, SLA2_E_FILE_FORMAT,
+        "{}: encoder.downsamples before {}: expected {} residual blocks and a multiple of width {}, got {} blocks of width {}",
+        checkpoint.path(), at, c.res_blocks, c.base_dim, blocks, width);
     c.dim_mult.push_back(width / c.base_dim);
     blocks = 0;
   };
@@ -95,7 +96,8 @@ void add_encoder(TensorList& tensors, const VaeConfig& c) {
   int64_t width = c.base_dim, at = 0;
   for (int64_t level = 0; level < levels; ++level) {
     const int64_t out = c.base_dim * c.dim_mult[static_cast<size_t>(level)];
-    for (int64_t i = 0; i < c.res_blocks; ++i, width = out) tensors.residual(fmt::format("encoder.downsamples.{}", at++), width, out);
+    for (int64_t i = 0; i < c.res_blocks; ++i, width = out)
+      tensors.residual(fmt::format("encoder.downsamples.{}", at++), width, out);
     if (level + 1 == levels) break;
     const std::string down = fmt::format("encoder.downsamples.{}", at++);
     tensors.conv(down + ".resample.1", {width, width, 3, 3});
@@ -114,11 +116,13 @@ void add_decoder(TensorList& tensors, const VaeConfig& c) {
   tensors.middle("decoder.", width);
   for (int64_t level = 0; level < levels; ++level) {
     const int64_t out = c.decoder_base_dim * c.dim_mult[static_cast<size_t>(levels - 1 - level)];
-    for (int64_t i = 0; i <= c.res_blocks; ++i, width = out) tensors.residual(fmt::format("decoder.upsamples.{}", at++), width, out);
+    for (int64_t i = 0; i <= c.res_blocks; ++i, width = out)
+      tensors.residual(fmt::format("decoder.upsamples.{}", at++), width, out);
     if (level + 1 == levels) break;
     const std::string up = fmt::format("decoder.upsamples.{}", at++);
     tensors.conv(up + ".resample.1", {width / 2, width, 3, 3});
-    if (c.temporal_downsample[static_cast<size_t>(levels - 2 - level)]) tensors.conv(up + ".time_conv", {2 * width, width, 3, 1, 1});
+    if (c.temporal_downsample[static_cast<size_t>(levels - 2 - level)])
+      tensors.conv(up + ".time_conv", {2 * width, width, 3, 1, 1});
     width /= 2;
   }
   tensors.head("decoder.", width, kPixelChannels);
@@ -135,7 +139,8 @@ std::vector<float> read_statistic(const Checkpoint& checkpoint, const ConfigJson
   }
   if (static_cast<int64_t>(list->size()) != c.z_dim) json.wrong(key, fmt::format("{} numbers, one per latent channel", c.z_dim));
   std::vector<float> values(list->begin(), list->end());
-  if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); })) json.wrong(key, "finite numbers");
+  if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }))
+    json.wrong(key, "finite numbers");
   return values;
 }
 
@@ -144,7 +149,8 @@ std::vector<float> read_statistic(const Checkpoint& checkpoint, const ConfigJson
 VaeConfig read_vae_config(const Checkpoint& checkpoint) {
   expect_kind(checkpoint, weights::Kind::kWanVae, "a Wan2.1 VAE");
   const std::string& variant = checkpoint.identity().variant;
-  SLA2_CHECK(variant == "full", SLA2_E_FILE_FORMAT, "{}: only the {} of a Wan-VAE; the whole VAE is needed", checkpoint.path(), variant);
+  SLA2_CHECK(variant == "full", SLA2_E_FILE_FORMAT, "{}: only the {} of a Wan-VAE; the whole VAE is needed", checkpoint.path(),
+             variant);
   SLA2_CHECK(!checkpoint.has("decoder.upsamples.0.upsamples.0.residual.0.gamma"), SLA2_E_UNSUPPORTED,
              "{}: this is a Wan2.2 VAE; this version runs the Wan2.1 VAE (16 latent channels)", checkpoint.path());
   const ConfigJson json(checkpoint, kClasses);

@@ -12,7 +12,7 @@ enum class Isa : uint8_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 
 [[nodiscard]] Isa active_isa();
 [[nodiscard]] std::string_view isa_name(Isa isa) noexcept;
 [[nodiscard]] std::string_view cpu_name();
-[[nodiscard]] int physical_threads() noexcept;           ///< CPUs this process may run on (affinity respected)
+[[nodiscard]] int physical_threads() noexcept;  ///< CPUs this process may run on (affinity respected)
 /// True where bf16 matrix products run at least as fast as fp32 ones (AVX512-BF16 or AMX).
 [[nodiscard]] bool has_fast_bf16();
 [[nodiscard]] uint64_t total_memory_bytes() noexcept;      ///< RAM, or the cgroup limit if lower

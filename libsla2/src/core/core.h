@@ -2,8 +2,8 @@
 // The door of core: what every other room may use.
 #pragma once
 #include "core/arena.h"
-#include "core/caps.h"
 #include "core/cancel.h"
+#include "core/caps.h"
 #include "core/dtype.h"
 #include "core/error.h"
 #include "core/log.h"

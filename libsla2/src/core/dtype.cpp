@@ -74,8 +74,8 @@ uint16_t f32_to_f16(float value) noexcept {
   const uint32_t magnitude = bits & 0x7fffffffU;
   if (magnitude > 0x7f800000U) return static_cast<uint16_t>(sign | 0x7e00U);
   if (magnitude >= 0x477ff000U) return static_cast<uint16_t>(sign | 0x7c00U);  // rounds to at least 65520
-  if (magnitude < 0x38800000U) {                                              // subnormal: let the adder round
-    const float rounded = std::bit_cast<float>(magnitude) + 0.5F;             // 0.5 has ulp 2^-24 = fp16 subnormal ulp
+  if (magnitude < 0x38800000U) {                                               // subnormal: let the adder round
+    const float rounded = std::bit_cast<float>(magnitude) + 0.5F;              // 0.5 has ulp 2^-24 = fp16 subnormal ulp
     return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(rounded) - 0x3f000000U));
   }
   const uint32_t rounded = magnitude + 0xfffU + ((magnitude >> 13) & 1U);

@@ -29,7 +29,7 @@ template <typename... Args>
 }  // namespace sla2
 
 /// Check a condition that input can violate; for programming mistakes use assert.
-#define SLA2_CHECK(condition, status, ...) \
-  do {                                     \
+#define SLA2_CHECK(condition, status, ...)                 \
+  do {                                                     \
     if (!(condition)) ::sla2::fail((status), __VA_ARGS__); \
   } while (false)

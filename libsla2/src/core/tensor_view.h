@@ -59,8 +59,7 @@ class AlignedBuffer {
   static constexpr size_t kAlignment = 64;  // one cache line, one AVX-512 register
   AlignedBuffer() = default;
   explicit AlignedBuffer(size_t count)
-      : data_(count == 0 ? nullptr
-                         : static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{kAlignment}))),
+      : data_(count == 0 ? nullptr : static_cast<T*>(::operator new (count * sizeof(T), std::align_val_t{kAlignment}))),
         count_(count) {}
   AlignedBuffer(AlignedBuffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), count_(std::exchange(other.count_, 0)) {}
@@ -71,7 +70,7 @@ class AlignedBuffer {
   }
   AlignedBuffer(const AlignedBuffer&) = delete;
   AlignedBuffer& operator=(const AlignedBuffer&) = delete;
-  ~AlignedBuffer() { ::operator delete(data_, std::align_val_t{kAlignment}); }
+  ~AlignedBuffer() { ::operator delete (data_, std::align_val_t{kAlignment}); }
 
   [[nodiscard]] T* data() noexcept { return data_; }
   [[nodiscard]] const T* data() const noexcept { return data_; }

@@ -51,9 +51,7 @@ void parallel_for(int64_t count, const std::function<void(int64_t, int)>& body) 
 
 void parallel_ranges(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t, int)>& body) {
   const int64_t parts = (count + grain - 1) / grain;
-  parallel_for(parts, [&](int64_t part, int worker) {
-    body(part * grain, std::min(count, (part + 1) * grain), worker);
-  });
+  parallel_for(parts, [&](int64_t part, int worker) { body(part * grain, std::min(count, (part + 1) * grain), worker); });
 }
 
 }  // namespace sla2

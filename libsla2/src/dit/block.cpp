@@ -27,7 +27,9 @@ double seconds(const Body& body) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-attention::Operand heads_of(const float* data, int64_t width, int64_t head_dim) { return {data, DType::kF32, 0, head_dim, width}; }
+attention::Operand heads_of(const float* data, int64_t width, int64_t head_dim) {
+  return {data, DType::kF32, 0, head_dim, width};
+}
 
 double self_attention(const config::DitConfig& c, const Block& block, const float* modulation, attention::Plan& plan,
                       const Workspace& work) {
@@ -47,7 +49,8 @@ double self_attention(const config::DitConfig& c, const Block& block, const floa
                  {work.self_out, DType::kF32, 0, c.head_dim, c.dim});
   });
   for_chunks(work, [&](int64_t row, int64_t rows) {
-    block.self_out.forward(work.self_out + row * c.dim, rows, c.dim, work.x + row * c.dim, c.dim, {Kind::kAddGated, gate}, work.scratch);
+    block.self_out.forward(work.self_out + row * c.dim, rows, c.dim, work.x + row * c.dim, c.dim, {Kind::kAddGated, gate},
+                           work.scratch);
   });
   return spent;
 }
@@ -59,7 +62,8 @@ double cross_attention(const config::DitConfig& c, const Block& block, const Pro
     const float* input = work.x + row * c.dim;
     float* q = work.cross_q + row * c.dim;
     if (!block.norm3_weight.empty()) {
-      kernels::layer_norm(input, c.dim, block.norm3_weight.data(), block.norm3_bias.data(), eps, work.cross_norm, c.dim, rows, c.dim);
+      kernels::layer_norm(input, c.dim, block.norm3_weight.data(), block.norm3_bias.data(), eps, work.cross_norm, c.dim, rows,
+                          c.dim);
       input = work.cross_norm;
     }
     block.cross_query.forward(input, rows, c.dim, q, c.dim, {}, work.scratch);
@@ -71,7 +75,8 @@ double cross_attention(const config::DitConfig& c, const Block& block, const Pro
                  {work.cross_out, DType::kF32, 0, c.head_dim, c.dim});
   });
   for_chunks(work, [&](int64_t row, int64_t rows) {
-    block.cross_out.forward(work.cross_out + row * c.dim, rows, c.dim, work.x + row * c.dim, c.dim, {Kind::kAddGated}, work.scratch);
+    block.cross_out.forward(work.cross_out + row * c.dim, rows, c.dim, work.x + row * c.dim, c.dim, {Kind::kAddGated},
+                            work.scratch);
   });
   return spent;
 }
@@ -89,10 +94,15 @@ void feed_forward(const config::DitConfig& c, const Block& block, const float* m
 }  // namespace
 
 Block load_block(const Loader& loader, const config::DitConfig& c, int64_t layer) {
-  const auto vector = [&](const char* tensor, std::vector<int64_t> shape) { return loader.vector(block_name(layer, tensor), shape); };
-  Block block{loader.linear(spec_qkv(c, layer)),        loader.linear(spec_self_out(c, layer)),
-              loader.linear(spec_cross(c, layer, "q")), loader.linear(spec_cross(c, layer, "o")),
-              loader.linear(spec_ffn_in(c, layer)),     loader.linear(spec_ffn_out(c, layer)),
+  const auto vector = [&](const char* tensor, std::vector<int64_t> shape) {
+    return loader.vector(block_name(layer, tensor), shape);
+  };
+  Block block{loader.linear(spec_qkv(c, layer)),
+              loader.linear(spec_self_out(c, layer)),
+              loader.linear(spec_cross(c, layer, "q")),
+              loader.linear(spec_cross(c, layer, "o")),
+              loader.linear(spec_ffn_in(c, layer)),
+              loader.linear(spec_ffn_out(c, layer)),
               vector("modulation", {1, kModulationVectors, c.dim}),
               vector("self_attn.norm_q.weight", {c.dim}),
               vector("self_attn.norm_k.weight", {c.dim}),
@@ -106,8 +116,8 @@ Block load_block(const Loader& loader, const config::DitConfig& c, int64_t layer
   return block;
 }
 
-BlockTimes run_block(const config::DitConfig& config, const Block& block, const float* modulation, const Prompt& prompt, int64_t layer,
-                     attention::Plan& self_plan, attention::Plan& cross_plan, const Workspace& work) {
+BlockTimes run_block(const config::DitConfig& config, const Block& block, const float* modulation, const Prompt& prompt,
+                     int64_t layer, attention::Plan& self_plan, attention::Plan& cross_plan, const Workspace& work) {
   BlockTimes times;
   times.attention_seconds = self_attention(config, block, modulation, self_plan, work);
   times.attention_seconds += cross_attention(config, block, prompt, layer, cross_plan, work);

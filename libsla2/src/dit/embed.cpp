@@ -41,8 +41,8 @@ TimeEmbedding load_time_embedding(const Loader& loader, const config::DitConfig&
           loader.vector("head.modulation", {1, 2, c.dim})};
 }
 
-void embed_time(const config::DitConfig& c, const TimeEmbedding& time, const std::vector<Block>& blocks, float timestep, void* scratch,
-                StepVectors& step) {
+void embed_time(const config::DitConfig& c, const TimeEmbedding& time, const std::vector<Block>& blocks, float timestep,
+                void* scratch, StepVectors& step) {
   const auto dim = static_cast<size_t>(c.dim);
   const std::vector<float> wave = sinusoid(timestep, c.freq_dim);
   std::vector<float> hidden(dim), e(dim), e0(kModulationVectors * dim);
@@ -54,7 +54,8 @@ void embed_time(const config::DitConfig& c, const TimeEmbedding& time, const std
 
   constexpr bool kScaleRows[kModulationVectors] = {false, true, false, false, true, false};
   for (size_t layer = 0; layer < blocks.size(); ++layer)
-    modulate(blocks[layer].modulation.data(), e0.data(), c.dim, kScaleRows, step.blocks.data() + layer * kModulationVectors * dim);
+    modulate(blocks[layer].modulation.data(), e0.data(), c.dim, kScaleRows,
+             step.blocks.data() + layer * kModulationVectors * dim);
   // The head adds e itself to both rows: no SiLU, no projection.
   constexpr bool kHeadScaleRows[2] = {false, true};
   std::vector<float> twice(e);
@@ -63,11 +64,12 @@ void embed_time(const config::DitConfig& c, const TimeEmbedding& time, const std
   step.timestep = timestep;
 }
 
-void embed_patches(const kernels::PackedLinear& patch, const latent::Latent& input, const config::DitConfig& c, const Workspace& work) {
+void embed_patches(const kernels::PackedLinear& patch, const latent::Latent& input, const config::DitConfig& c,
+                   const Workspace& work) {
   latent::patchify(input, {work.tokens_in, static_cast<size_t>(work.tokens * patch.in())});
   for (int64_t row = 0; row < work.tokens; row += work.chunk)
-    patch.forward(work.tokens_in + row * patch.in(), std::min(work.chunk, work.tokens - row), patch.in(), work.x + row * c.dim, c.dim, {},
-                  work.scratch);
+    patch.forward(work.tokens_in + row * patch.in(), std::min(work.chunk, work.tokens - row), patch.in(), work.x + row * c.dim,
+                  c.dim, {}, work.scratch);
 }
 
 }  // namespace sla2::dit

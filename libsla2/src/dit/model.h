@@ -20,9 +20,9 @@ struct TimeEmbedding {
 /// One transformer block's resident weights.
 struct Block {
   kernels::PackedLinear qkv, self_out, cross_query, cross_out, ffn_in, ffn_out;
-  AlignedBuffer<float> modulation;                        ///< [6, dim]
-  AlignedBuffer<float> norm_q, norm_k, cross_norm_q;      ///< [dim], RMSNorm over all heads
-  AlignedBuffer<float> norm3_weight, norm3_bias;          ///< [dim]; empty without cross_attn_norm
+  AlignedBuffer<float> modulation;                    ///< [6, dim]
+  AlignedBuffer<float> norm_q, norm_k, cross_norm_q;  ///< [dim], RMSNorm over all heads
+  AlignedBuffer<float> norm3_weight, norm3_bias;      ///< [dim]; empty without cross_attn_norm
 };
 Block load_block(const Loader& loader, const config::DitConfig& config, int64_t layer);
 
@@ -50,7 +50,8 @@ std::unique_ptr<Prompt> make_prompt(const config::DitConfig& config, const Loade
 
 /// Pointers into the arena for one grid, and what attention needs.
 struct Workspace {
-  float *x, *tokens_in, *qkv, *self_out, *cross_q, *cross_out, *qkv_norm, *cross_norm, *ffn_norm, *head_norm, *hidden, *tokens_out;
+  float *x, *tokens_in, *qkv, *self_out, *cross_q, *cross_out, *qkv_norm, *cross_norm, *ffn_norm, *head_norm, *hidden,
+      *tokens_out;
   void* scratch;
   void* attention;
   int64_t tokens, chunk;
@@ -61,8 +62,8 @@ struct BlockTimes {
   double attention_seconds = 0;
 };
 /// x += self-attention, cross-attention, FFN. `modulation` [6, dim] of this layer and timestep.
-BlockTimes run_block(const config::DitConfig& config, const Block& block, const float* modulation, const Prompt& prompt, int64_t layer,
-                     attention::Plan& self_plan, attention::Plan& cross_plan, const Workspace& work);
+BlockTimes run_block(const config::DitConfig& config, const Block& block, const float* modulation, const Prompt& prompt,
+                     int64_t layer, attention::Plan& self_plan, attention::Plan& cross_plan, const Workspace& work);
 
 void embed_patches(const kernels::PackedLinear& patch, const latent::Latent& input, const config::DitConfig& config,
                    const Workspace& work);

@@ -31,7 +31,8 @@ int64_t modulation_floats(const config::DitConfig& config) { return (config.laye
 uint64_t resident_bytes(const config::DitConfig& config, const Holding& holding) {
   uint64_t sum = 2 * static_cast<uint64_t>(modulation_floats(config)) * sizeof(float);  // as stored, and for one timestep
   sum += float_bytes(config.layers, (3 + 2 * static_cast<int64_t>(config.cross_attn_norm)) * config.dim);  // norms
-  for (const LinearSpec& spec : resident_linears(config)) sum += kernels::PackedLinear::held_bytes(spec.in, spec.out(), holding.held);
+  for (const LinearSpec& spec : resident_linears(config))
+    sum += kernels::PackedLinear::held_bytes(spec.in, spec.out(), holding.held);
   return sum;
 }
 
@@ -82,12 +83,12 @@ PlanSummary plan(const config::DitConfig& config, const latent::Grid& grid, int6
   const Activations activations(config, holding, grid.tokens(), options.token_chunk);
   const int64_t keys = prompt_keys(config, prompt_tokens), width = std::max(config.text_dim, config.dim);
 
-  uint64_t workspace = std::max(
-      attention::Plan::create(self_attention_config(config, grid.tokens(), {}))->workspace_bytes(),
-      attention::Plan::create(cross_attention_config(config, grid.tokens(), keys))->workspace_bytes());
+  uint64_t workspace = std::max(attention::Plan::create(self_attention_config(config, grid.tokens(), {}))->workspace_bytes(),
+                                attention::Plan::create(cross_attention_config(config, grid.tokens(), keys))->workspace_bytes());
   if (uses_sparse) {
     const LayerAttention sparse{attention::Mode::kSla2, kPlannedSparsity, blocks.block_q, blocks.block_k};
-    workspace = std::max(workspace, attention::Plan::create(self_attention_config(config, grid.tokens(), sparse))->workspace_bytes());
+    workspace =
+        std::max(workspace, attention::Plan::create(self_attention_config(config, grid.tokens(), sparse))->workspace_bytes());
   }
 
   PlanSummary summary;
@@ -103,8 +104,8 @@ PlanSummary plan(const config::DitConfig& config, const latent::Grid& grid, int6
       "prompt: {:.1f} MiB cross-attention K and V ({} keys), {:.1f} MiB while they are made\n"
       "attention workspace: {:.1f} MiB\nactivations: {:.1f} MiB for {} tokens, {} rows at a time\n{}",
       mib(summary.weight_bytes), dtype_name(holding.held), holding.compute == kernels::Compute::kBf16 ? "bf16" : "fp32",
-      mib(constants), keys, mib(pass), mib(workspace), mib(activations.memory.total_bytes()), activations.tokens, activations.chunk,
-      activations.memory.to_text());
+      mib(constants), keys, mib(pass), mib(workspace), mib(activations.memory.total_bytes()), activations.tokens,
+      activations.chunk, activations.memory.to_text());
   return summary;
 }
 

@@ -15,15 +15,15 @@ struct Activations {
 
   int64_t tokens = 0, chunk = 0;
   MemoryPlan memory;
-  size_t x = 0;          ///< [tokens, dim]
-  size_t tokens_in = 0;  ///< [tokens, 4·in_channels]
-  size_t qkv = 0;        ///< [tokens, 3·dim]
-  size_t self_out = 0;   ///< [tokens, dim]
-  size_t cross_q = 0, cross_out = 0;                      ///< [tokens, dim]
+  size_t x = 0;                                                      ///< [tokens, dim]
+  size_t tokens_in = 0;                                              ///< [tokens, 4·in_channels]
+  size_t qkv = 0;                                                    ///< [tokens, 3·dim]
+  size_t self_out = 0;                                               ///< [tokens, dim]
+  size_t cross_q = 0, cross_out = 0;                                 ///< [tokens, dim]
   size_t qkv_norm = 0, cross_norm = 0, ffn_norm = 0, head_norm = 0;  ///< [chunk, dim]
-  size_t hidden = 0;                                      ///< [chunk, ffn_dim]
-  size_t tokens_out = 0;                                  ///< [tokens, 4·out_channels]
-  size_t scratch = 0;                                     ///< for the products
+  size_t hidden = 0;                                                 ///< [chunk, ffn_dim]
+  size_t tokens_out = 0;                                             ///< [tokens, 4·out_channels]
+  size_t scratch = 0;                                                ///< for the products
 };
 
 attention::Config self_attention_config(const config::DitConfig& config, int64_t tokens, const LayerAttention& layer);

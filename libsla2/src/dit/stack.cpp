@@ -21,8 +21,8 @@ class LoadedDit final : public Dit {
         holding_(choose_holding(config_, stored_type(*checkpoint_), options.precision)),
         loader_(*checkpoint_, holding_) {
     SLA2_CHECK(options_.token_chunk > 0, SLA2_E_ARGUMENT, "token_chunk is {}, expected at least 1", options_.token_chunk);
-    SLA2_CHECK(!config_.image_branch, SLA2_E_UNSUPPORTED, "{}: an image-to-video model; this version runs text-to-video models only",
-               checkpoint_->path());
+    SLA2_CHECK(!config_.image_branch, SLA2_E_UNSUPPORTED,
+               "{}: an image-to-video model; this version runs text-to-video models only", checkpoint_->path());
     loader_.check_complete(config_);
     const auto progress = [&](int64_t parts) {
       cancel.check();
@@ -94,9 +94,22 @@ void LoadedDit::set_grid(const latent::Grid& grid) {
   }
   const auto at = [&](size_t index) { return arena_.at<float>(plan.memory.offset(index)); };
   rope_ = latent::make_rope_tables(config_.head_dim, grid);
-  work_ = {at(plan.x),         at(plan.tokens_in), at(plan.qkv),       at(plan.self_out),   at(plan.cross_q), at(plan.cross_out),
-           at(plan.qkv_norm),  at(plan.cross_norm), at(plan.ffn_norm), at(plan.head_norm),  at(plan.hidden),  at(plan.tokens_out),
-           at(plan.scratch),   nullptr,             plan.tokens,       plan.chunk,
+  work_ = {at(plan.x),
+           at(plan.tokens_in),
+           at(plan.qkv),
+           at(plan.self_out),
+           at(plan.cross_q),
+           at(plan.cross_out),
+           at(plan.qkv_norm),
+           at(plan.cross_norm),
+           at(plan.ffn_norm),
+           at(plan.head_norm),
+           at(plan.hidden),
+           at(plan.tokens_out),
+           at(plan.scratch),
+           nullptr,
+           plan.tokens,
+           plan.chunk,
            {{rope_.cos_t.data(), rope_.sin_t.data(), rope_.pairs_t, grid.frames},
             {rope_.cos_h.data(), rope_.sin_h.data(), rope_.pairs_h, grid.height},
             {rope_.cos_w.data(), rope_.sin_w.data(), rope_.pairs_w, grid.width}}};
@@ -129,16 +142,17 @@ void LoadedDit::check_input(const latent::Latent& x, const Prompt& prompt, std::
              "diffusion model: latent of {} channels and {} values, expected {} channels", x.channels, x.values.size(),
              config_.in_channels);
   SLA2_CHECK(x.frames == grid_.frames && x.height == 2 * grid_.height && x.width == 2 * grid_.width, SLA2_E_ARGUMENT,
-             "diffusion model: latent {} x {} x {}, but the grid set is {} x {} x {} patches of 1 x 2 x 2", x.frames, x.height, x.width,
-             grid_.frames, grid_.height, grid_.width);
+             "diffusion model: latent {} x {} x {}, but the grid set is {} x {} x {} patches of 1 x 2 x 2", x.frames, x.height,
+             x.width, grid_.frames, grid_.height, grid_.width);
   SLA2_CHECK(prompt.dim == config_.dim && prompt.layers == config_.layers, SLA2_E_ARGUMENT,
              "diffusion model: this prompt was prepared for another model");
   SLA2_CHECK(policy.empty() || static_cast<int64_t>(policy.size()) == config_.layers, SLA2_E_ARGUMENT,
              "diffusion model: attention policy for {} layers, the model has {}", policy.size(), config_.layers);
 }
 
-void LoadedDit::forward(const latent::Latent& x, float timestep, const PromptContext& context, std::span<const LayerAttention> policy,
-                        const CancelToken& cancel, latent::Latent& velocity, ForwardReport* report) {
+void LoadedDit::forward(const latent::Latent& x, float timestep, const PromptContext& context,
+                        std::span<const LayerAttention> policy, const CancelToken& cancel, latent::Latent& velocity,
+                        ForwardReport* report) {
   const auto* prompt = dynamic_cast<const Prompt*>(&context);
   SLA2_CHECK(prompt != nullptr, SLA2_E_ARGUMENT, "diffusion model: the prompt does not come from prepare_prompt");
   check_input(x, *prompt, policy);
@@ -161,8 +175,8 @@ void LoadedDit::forward(const latent::Latent& x, float timestep, const PromptCon
     const auto start = std::chrono::steady_clock::now();
     const auto index = static_cast<size_t>(layer);
     attention::Plan& self = self_plan(policy.empty() ? LayerAttention{} : policy[index]);
-    const BlockTimes times = run_block(config_, blocks_[index], step_.blocks.data() + layer * kModulationVectors * config_.dim, *prompt,
-                                       layer, self, cross, work_);
+    const BlockTimes times = run_block(config_, blocks_[index], step_.blocks.data() + layer * kModulationVectors * config_.dim,
+                                       *prompt, layer, self, cross, work_);
     if (report != nullptr) {
       note_bad(layer, work_.x, values);
       const double spent = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -184,8 +198,8 @@ void LoadedDit::forward(const latent::Latent& x, float timestep, const PromptCon
 
 DType stored_type(const weights::Checkpoint& checkpoint) { return checkpoint.info("blocks.0.ffn.0.weight").dtype; }
 
-std::unique_ptr<Dit> Dit::load(std::shared_ptr<const weights::Checkpoint> checkpoint, const Options& options, const CancelToken& cancel,
-                               const std::function<void(double)>& on_progress) {
+std::unique_ptr<Dit> Dit::load(std::shared_ptr<const weights::Checkpoint> checkpoint, const Options& options,
+                               const CancelToken& cancel, const std::function<void(double)>& on_progress) {
   return std::make_unique<LoadedDit>(std::move(checkpoint), options, cancel, on_progress);
 }
 

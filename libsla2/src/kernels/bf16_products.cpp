@@ -32,9 +32,12 @@ auto for_one_thread(const Make& make) {
 
 }  // namespace
 
-int64_t PackedLinear::Bf16Products::columns_of(int64_t panel) const { return std::min(kColumnPanel, out_ - panel * kColumnPanel); }
+int64_t PackedLinear::Bf16Products::columns_of(int64_t panel) const {
+  return std::min(kColumnPanel, out_ - panel * kColumnPanel);
+}
 
-dnnl::matmul::primitive_desc PackedLinear::Bf16Products::describe(int64_t rows, int64_t columns, int64_t ldy, const Desc& w) const {
+dnnl::matmul::primitive_desc PackedLinear::Bf16Products::describe(int64_t rows, int64_t columns, int64_t ldy,
+                                                                  const Desc& w) const {
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   const Desc x({rows, in_}, kBf16, Dims{in_, 1}), y({rows, columns}, kF32, Dims{ldy, 1});
@@ -68,9 +71,9 @@ void PackedLinear::Bf16Products::prepare(int64_t rows, int64_t last_rows, int64_
         const Key key{count, columns, ldy > 0 ? ldy : columns};
         if (products_.contains(key)) continue;
         products_.emplace(key, for_one_thread([&] {
-          const auto made = describe(count, columns, key.ldy, panels_[panel].get_desc());
-          return Product{dnnl::matmul(made), made.src_desc(), made.dst_desc(), made.scratchpad_desc()};
-        }));
+                            const auto made = describe(count, columns, key.ldy, panels_[panel].get_desc());
+                            return Product{dnnl::matmul(made), made.src_desc(), made.dst_desc(), made.scratchpad_desc()};
+                          }));
       }
     }
   } catch (const dnnl::error& error) {

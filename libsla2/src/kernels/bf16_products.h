@@ -29,7 +29,8 @@ class PackedLinear::Bf16Products {
     dnnl::memory::desc x, y, scratch;
   };
   [[nodiscard]] int64_t columns_of(int64_t panel) const;
-  [[nodiscard]] dnnl::matmul::primitive_desc describe(int64_t rows, int64_t columns, int64_t ldy, const dnnl::memory::desc& w) const;
+  [[nodiscard]] dnnl::matmul::primitive_desc describe(int64_t rows, int64_t columns, int64_t ldy,
+                                                      const dnnl::memory::desc& w) const;
 
   int64_t in_, out_;
   dnnl::engine engine_;

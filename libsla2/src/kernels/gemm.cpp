@@ -46,8 +46,8 @@ void gemm_f32(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, bool
   const int64_t rows = row_tile(m), row_tiles = (m + rows - 1) / rows, panels = (n + kColumnPanel - 1) / kColumnPanel;
   parallel_for(row_tiles * panels, [&](int64_t task, int) {
     const int64_t row = task % row_tiles * rows, column = task / row_tiles * kColumnPanel;
-    gemm_f32_serial(std::min(rows, m - row), std::min(kColumnPanel, n - column), k, a + (trans_a ? row : row * lda), lda,
-                    trans_a, b + (trans_b ? column * ldb : column), ldb, trans_b, c + row * ldc + column, ldc, alpha, beta);
+    gemm_f32_serial(std::min(rows, m - row), std::min(kColumnPanel, n - column), k, a + (trans_a ? row : row * lda), lda, trans_a,
+                    b + (trans_b ? column * ldb : column), ldb, trans_b, c + row * ldc + column, ldc, alpha, beta);
   });
 }
 

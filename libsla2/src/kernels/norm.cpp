@@ -14,8 +14,8 @@ const NormTable& norm() {
   return table;
 }
 
-void layer_norm(const float* x, int64_t ldx, const float* scale, const float* shift, float eps, float* y, int64_t ldy, int64_t rows,
-                int64_t width) {
+void layer_norm(const float* x, int64_t ldx, const float* scale, const float* shift, float eps, float* y, int64_t ldy,
+                int64_t rows, int64_t width) {
   parallel_ranges(rows, kRowGrain, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row)
       norm().layer_norm_row(x + row * ldx, scale, shift, eps, y + row * ldy, static_cast<size_t>(width));

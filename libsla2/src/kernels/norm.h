@@ -19,8 +19,8 @@ struct NormTable {
 [[nodiscard]] const NormTable& norm();
 
 /// Modulation passes scale = 1 + scale' and shift; an affine LayerNorm its weight and bias. x and y may be the same.
-void layer_norm(const float* x, int64_t ldx, const float* scale, const float* shift, float eps, float* y, int64_t ldy, int64_t rows,
-                int64_t width);
+void layer_norm(const float* x, int64_t ldx, const float* scale, const float* shift, float eps, float* y, int64_t ldy,
+                int64_t rows, int64_t width);
 void rms_norm(const float* x, int64_t ldx, const float* weight, float eps, float* y, int64_t ldy, int64_t rows, int64_t width);
 
 }  // namespace sla2::kernels

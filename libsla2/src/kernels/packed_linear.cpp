@@ -26,7 +26,8 @@ struct PackedLinear::Scratch {
   Scratch(int64_t in, int64_t out, int64_t rows, DType held, Compute compute) {
     const auto columns = static_cast<uint64_t>(std::min(out, kColumnPanel));
     const bool native = native_bf16(compute);
-    if (compute == Compute::kBf16) rounded = whole_lines(static_cast<uint64_t>(rows * in) * (native ? sizeof(bf16_t) : sizeof(float)));
+    if (compute == Compute::kBf16)
+      rounded = whole_lines(static_cast<uint64_t>(rows * in) * (native ? sizeof(bf16_t) : sizeof(float)));
     if (held != DType::kF32 && !native) panel = whole_lines(columns * static_cast<uint64_t>(in) * sizeof(float));
     tile = whole_lines(columns * static_cast<uint64_t>(std::min(row_tile(rows), rows)) * sizeof(float));
   }
@@ -34,10 +35,15 @@ struct PackedLinear::Scratch {
 };
 
 PackedLinear::PackedLinear(int64_t in, int64_t out, DType held, Compute compute)
-    : in_(in), out_(out), held_(held), compute_(compute), weight_(static_cast<size_t>(in * out) * dtype_size(held)),
-      bias_(static_cast<size_t>(out)), ones_(static_cast<size_t>(out)) {
-  SLA2_CHECK(held == DType::kF32 || held == DType::kBF16 || held == DType::kF16, SLA2_E_INTERNAL, "linear layer: weights held as {}",
-             dtype_name(held));
+    : in_(in),
+      out_(out),
+      held_(held),
+      compute_(compute),
+      weight_(static_cast<size_t>(in * out) * dtype_size(held)),
+      bias_(static_cast<size_t>(out)),
+      ones_(static_cast<size_t>(out)) {
+  SLA2_CHECK(held == DType::kF32 || held == DType::kBF16 || held == DType::kF16, SLA2_E_INTERNAL,
+             "linear layer: weights held as {}", dtype_name(held));
   std::fill_n(bias_.data(), out, 0.0F);
   std::fill_n(ones_.data(), out, 1.0F);
 }

@@ -32,7 +32,8 @@ void rms_norm_rope(float* x, int64_t ldx, const float* weight, float eps, const 
     float cosine[kMaxPairs], sine[kMaxPairs];
     for (int64_t row = begin; row < end; ++row) {
       const int64_t token = first_token + row, place_w = token % grid.w.positions;
-      const int64_t place_h = token / grid.w.positions % grid.h.positions, place_t = token / (grid.w.positions * grid.h.positions);
+      const int64_t place_h = token / grid.w.positions % grid.h.positions,
+                    place_t = token / (grid.w.positions * grid.h.positions);
       append(grid.w.cosine, grid.w, place_w,
              append(grid.h.cosine, grid.h, place_h, append(grid.t.cosine, grid.t, place_t, cosine)));
       append(grid.w.sine, grid.w, place_w, append(grid.h.sine, grid.h, place_h, append(grid.t.sine, grid.t, place_t, sine)));

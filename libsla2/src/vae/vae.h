@@ -24,8 +24,8 @@ enum class Precision : uint8_t { kAuto, kF32, kBf16 };
 
 struct DecodeOptions {
   Precision precision = Precision::kAuto;
-  int64_t tile = 0;          ///< spatial tile in pixels; 0: whole frames (exact)
-  int64_t tile_overlap = 64; ///< pixels blended linearly
+  int64_t tile = 0;           ///< spatial tile in pixels; 0: whole frames (exact)
+  int64_t tile_overlap = 64;  ///< pixels blended linearly
 };
 
 class Decoder {
@@ -52,6 +52,7 @@ struct PlanSummary {
   uint64_t weight_bytes = 0, activation_bytes = 0;
   std::string text;
 };
-PlanSummary plan_decode(const config::VaeConfig& config, int64_t latent_height, int64_t latent_width, const DecodeOptions& options);
+PlanSummary plan_decode(const config::VaeConfig& config, int64_t latent_height, int64_t latent_width,
+                        const DecodeOptions& options);
 
 }  // namespace sla2::vae

@@ -16,7 +16,7 @@
 namespace sla2::weights {
 namespace {
 
-constexpr int64_t kChunkElements = 16384;             // 64 KiB of fp32: stays in L2 with its source
+constexpr int64_t kChunkElements = 16384;               // 64 KiB of fp32: stays in L2 with its source
 constexpr int64_t kPartElements = 32 * kChunkElements;  // one thread's turn
 constexpr size_t kMaxElementBytes = 8;
 
@@ -53,8 +53,7 @@ void in_parts(int64_t count, Body&& body) {
     return;
   }
   ErrorSlot errors;
-  parallel_ranges(count, kPartElements,
-                  [&](int64_t begin, int64_t end, int) { errors.run(begin, [&] { body(begin, end); }); });
+  parallel_ranges(count, kPartElements, [&](int64_t begin, int64_t end, int) { errors.run(begin, [&] { body(begin, end); }); });
   errors.rethrow();
 }
 
@@ -122,7 +121,8 @@ class SourceCheckpoint final : public Checkpoint {
   void read_raw(std::string_view canonical, std::span<std::byte> target) const override {
     const Entry& source = entry(canonical);
     const uint64_t bytes = source.info->end - source.info->begin;
-    SLA2_CHECK(target.size() == bytes, SLA2_E_INTERNAL, "tensor '{}': {} bytes into room for {}", canonical, bytes, target.size());
+    SLA2_CHECK(target.size() == bytes, SLA2_E_INTERNAL, "tensor '{}': {} bytes into room for {}", canonical, bytes,
+               target.size());
     copy_range(source, target);
   }
   std::string digest() const override {
@@ -140,8 +140,8 @@ class SourceCheckpoint final : public Checkpoint {
   const Entry& checked(std::string_view canonical, std::span<const int64_t> shape, size_t room) const {
     const Entry& source = entry(canonical);
     const auto& got = source.info->shape;
-    SLA2_CHECK(shape.empty() || same_shape(shape, got), SLA2_E_MODEL_MISMATCH,
-               "{}: tensor '{}': expected shape [{}], got [{}]", path(), canonical, fmt::join(shape, ", "), fmt::join(got, ", "));
+    SLA2_CHECK(shape.empty() || same_shape(shape, got), SLA2_E_MODEL_MISMATCH, "{}: tensor '{}': expected shape [{}], got [{}]",
+               path(), canonical, fmt::join(shape, ", "), fmt::join(got, ", "));
     SLA2_CHECK(static_cast<size_t>(source.info->element_count()) == room, SLA2_E_INTERNAL,
                "tensor '{}': {} numbers into room for {}", canonical, source.info->element_count(), room);
     return source;
@@ -150,8 +150,10 @@ class SourceCheckpoint final : public Checkpoint {
   /// Call body(element index from `first`, stored bytes, count) for every chunk of [first, first + count).
   template <typename Body>
   void for_chunks(const Entry& source, int64_t first, int64_t count, Body&& body) const {
-    SLA2_CHECK(source.unsupported.empty(), SLA2_E_UNSUPPORTED, "{}: tensor '{}' is stored with {}, which this version does not "
-               "read; use the bf16, fp16 or fp8-e4m3 edition of the model", path(), source.info->name, source.unsupported);
+    SLA2_CHECK(source.unsupported.empty(), SLA2_E_UNSUPPORTED,
+               "{}: tensor '{}' is stored with {}, which this version does not "
+               "read; use the bf16, fp16 or fp8-e4m3 edition of the model",
+               path(), source.info->name, source.unsupported);
     const size_t size = dtype_size(source.info->dtype);
     source.file->will_need(*source.info);
     in_parts(count, [&](int64_t begin, int64_t end) {
@@ -240,7 +242,9 @@ std::string list_names(const std::vector<std::string>& names) {
 
 }  // namespace
 
-std::shared_ptr<const Checkpoint> Checkpoint::open(const std::string& path) { return std::make_shared<const SourceCheckpoint>(path); }
+std::shared_ptr<const Checkpoint> Checkpoint::open(const std::string& path) {
+  return std::make_shared<const SourceCheckpoint>(path);
+}
 
 void check_tensors(const Checkpoint& checkpoint, std::span<const ExpectedTensor> expected, std::string_view what) {
   std::vector<std::string> missing, wrong, unexpected;
@@ -253,8 +257,8 @@ void check_tensors(const Checkpoint& checkpoint, std::span<const ExpectedTensor>
     }
     const TensorInfo& info = checkpoint.info(tensor.name);
     if (!same_shape(info.shape, tensor.shape)) {
-      wrong.push_back(fmt::format("{} [{}] instead of [{}]", tensor.name, fmt::join(info.shape, ", "),
-                                  fmt::join(tensor.shape, ", ")));
+      wrong.push_back(
+          fmt::format("{} [{}] instead of [{}]", tensor.name, fmt::join(info.shape, ", "), fmt::join(tensor.shape, ", ")));
     }
   }
   for (const std::string& name : checkpoint.names()) {
@@ -265,12 +269,14 @@ void check_tensors(const Checkpoint& checkpoint, std::span<const ExpectedTensor>
   if (!wrong.empty()) problems += fmt::format("; of other shape ({}): {}", wrong.size(), list_names(wrong));
   if (problems.empty()) {
     if (!unexpected.empty()) {
-      log(SLA2_LOG_WARNING, "{}: {}: {} tensors are not used: {}", checkpoint.path(), what, unexpected.size(), list_names(unexpected));
+      log(SLA2_LOG_WARNING, "{}: {}: {} tensors are not used: {}", checkpoint.path(), what, unexpected.size(),
+          list_names(unexpected));
     }
     return;
   }
   if (!unexpected.empty()) problems += fmt::format("; not used ({}): {}", unexpected.size(), list_names(unexpected));
-  fail(SLA2_E_FILE_FORMAT, "{}: not a whole {}{}; the file is {}", checkpoint.path(), what, problems, checkpoint.identity().summary);
+  fail(SLA2_E_FILE_FORMAT, "{}: not a whole {}{}; the file is {}", checkpoint.path(), what, problems,
+       checkpoint.identity().summary);
 }
 
 }  // namespace sla2::weights

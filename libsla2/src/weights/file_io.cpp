@@ -36,7 +36,7 @@ std::string size_text(uint64_t bytes) {
 }
 
 InputFile::InputFile(std::string path) : path_(std::move(path)) {
-  struct stat status{};
+  struct stat status {};
   // stat before open: opening a FIFO or a device can block or have effects.
   if (::stat(path_.c_str(), &status) != 0) {
     const int code = errno;
@@ -62,7 +62,7 @@ InputFile::~InputFile() {
 }
 
 void InputFile::fail_short(uint64_t wanted_end) const {
-  struct stat status{};
+  struct stat status {};
   const uint64_t now = ::fstat(descriptor_, &status) == 0 ? static_cast<uint64_t>(status.st_size) : 0;
   fail(SLA2_E_FILE_READ, "{}: shrank while in use: {} bytes are needed, {} are left of {}; copy or download the file again",
        path_, wanted_end, now, size_);
@@ -74,8 +74,7 @@ void InputFile::read(uint64_t offset, std::span<std::byte> target) const {
   }
   const uint64_t end = offset + target.size();
   while (!target.empty()) {
-    const ssize_t got =
-        ::pread(descriptor_, target.data(), std::min(target.size(), kMaxCall), static_cast<off_t>(offset));
+    const ssize_t got = ::pread(descriptor_, target.data(), std::min(target.size(), kMaxCall), static_cast<off_t>(offset));
     if (got < 0) {
       const int code = errno;
       if (code == EINTR) continue;

@@ -19,10 +19,12 @@ struct Signature {
 using std::string_view_literals::operator""sv;
 
 constexpr std::array<Signature, 11> kSignatures{{
-    {"PK\x03\x04"sv, "a zip archive, most likely a PyTorch checkpoint (.pth, .pt, .ckpt): not read, because a pickle can run "
-                     "code; convert it with safetensors.torch.save_file(torch.load(path, weights_only=True), target)"},
-    {"\x80\x02"sv, "a Python pickle (.pth, .pt, .ckpt): not read, because it can run code; convert it with "
-                   "safetensors.torch.save_file(torch.load(path, weights_only=True), target)"},
+    {"PK\x03\x04"sv,
+     "a zip archive, most likely a PyTorch checkpoint (.pth, .pt, .ckpt): not read, because a pickle can run "
+     "code; convert it with safetensors.torch.save_file(torch.load(path, weights_only=True), target)"},
+    {"\x80\x02"sv,
+     "a Python pickle (.pth, .pt, .ckpt): not read, because it can run code; convert it with "
+     "safetensors.torch.save_file(torch.load(path, weights_only=True), target)"},
     {"GGUF"sv, "a GGUF file; this version reads safetensors only: download the safetensors edition of the model"},
     {"version https://git-lfs"sv, "a Git LFS pointer, not the file itself: run `git lfs pull`, or download the file"},
     {"\x1f\x8b"sv, "a gzip archive: unpack it first"},
@@ -31,7 +33,9 @@ constexpr std::array<Signature, 11> kSignatures{{
     {"ustar"sv, "a tar archive: unpack it first"},
     {"\x89HDF"sv, "an HDF5 file (Keras): not a format of Wan models"},
     {"\x93NUMPY"sv, "a NumPy array: not a format of Wan models"},
-    {"\x7f" "ELF"sv, "a program, not weights"},
+    {"\x7f"
+     "ELF"sv,
+     "a program, not weights"},
 }};
 
 }  // namespace

@@ -200,7 +200,8 @@ void check_layout(std::vector<TensorInfo>& tensors, uint64_t data_bytes, const s
   uint64_t covered = 0;
   for (const TensorInfo& tensor : tensors) {
     SLA2_CHECK(tensor.begin == covered, SLA2_E_FILE_FORMAT, "{}: tensor '{}' begins at {} where {} is expected: {}", where,
-               shorten(tensor.name), tensor.begin, covered, tensor.begin < covered ? "tensors overlap" : "bytes belong to nobody");
+               shorten(tensor.name), tensor.begin, covered,
+               tensor.begin < covered ? "tensors overlap" : "bytes belong to nobody");
     covered = tensor.end;
   }
   SLA2_CHECK(covered <= data_bytes, SLA2_E_FILE_FORMAT,

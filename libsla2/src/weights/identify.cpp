@@ -17,9 +17,9 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-constexpr int64_t kWanHeadDim = 128;       // every published Wan2.1 model
+constexpr int64_t kWanHeadDim = 128;  // every published Wan2.1 model
 constexpr int64_t kUmt5Vocabulary = 256384;
-constexpr int64_t kUmt5Width = 4096;       // UMT5-XXL
+constexpr int64_t kUmt5Width = 4096;  // UMT5-XXL
 constexpr int64_t kT5Vocabulary = 32128;
 constexpr size_t kMaxMetadataText = 4096;  // longer values (embedded configurations, training logs) are cut in the JSON
 
@@ -71,17 +71,17 @@ Description describe_dit(const SourceSet& set) {
   const int64_t layers = count_indexed(set, "blocks.");
   const bool image = set.find("blocks.0.cross_attn.k_img.weight") != nullptr;
   Description d;
-  d.variant = count_indexed(set, "vace_blocks.") > 0       ? "vace"
-              : set.find("img_emb.emb_pos") != nullptr     ? "flf2v"
-              : image || in > out                          ? "i2v"
-                                                           : "t2v";
+  d.variant = count_indexed(set, "vace_blocks.") > 0   ? "vace"
+              : set.find("img_emb.emb_pos") != nullptr ? "flf2v"
+              : image || in > out                      ? "i2v"
+                                                       : "t2v";
   int64_t head_dim = dim % kWanHeadDim == 0 ? kWanHeadDim : 0;
   const auto config = json::parse(set.config_json, nullptr, false);
   if (config.is_object() && config.contains("attention_head_dim") && config["attention_head_dim"].is_number_integer()) {
     head_dim = config["attention_head_dim"].get<int64_t>();
   }
-  d.sizes = {{"dim", dim},         {"layers", layers},    {"ffn_dim", ffn},   {"text_dim", text},
-             {"in_channels", in},  {"out_channels", out}, {"head_dim", head_dim}};
+  d.sizes = {{"dim", dim},        {"layers", layers},    {"ffn_dim", ffn},      {"text_dim", text},
+             {"in_channels", in}, {"out_channels", out}, {"head_dim", head_dim}};
   const bool b1_3 = dim == 1536 && layers == 30, b14 = dim == 5120 && layers == 40;
   const bool wan22 = dim == 3072 && in == 48;
   const std::string size = b1_3 ? "1.3B" : b14 ? "14B" : wan22 ? "2.2 5B" : "of its own size";
@@ -99,10 +99,9 @@ Description describe_vae(const SourceSet& set) {
   d.variant = encoder && decoder ? "full" : encoder ? "encoder" : "decoder";
   d.sizes = {{"z_dim", z}, {"base_dim", base}, {"decoder_base_dim", decoder_base}, {"latent_channels", z}};
   const bool wan22 = set.find("decoder.upsamples.0.upsamples.0.residual.0.gamma") != nullptr;
-  d.what = fmt::format("{} ({} latent channels, base width {}{})", wan22 ? "Wan2.2 VAE" : "Wan-VAE", z, encoder ? base : decoder_base,
-                       d.variant == "full" ? "" : ", " + d.variant + " only");
-  d.fits = wan22 ? "the Wan2.2 5B DiT, which this version does not run"
-                 : fmt::format("a Wan2.1 DiT with {} latent channels", z);
+  d.what = fmt::format("{} ({} latent channels, base width {}{})", wan22 ? "Wan2.2 VAE" : "Wan-VAE", z,
+                       encoder ? base : decoder_base, d.variant == "full" ? "" : ", " + d.variant + " only");
+  d.fits = wan22 ? "the Wan2.2 5B DiT, which this version does not run" : fmt::format("a Wan2.1 DiT with {} latent channels", z);
   return d;
 }
 
@@ -117,8 +116,10 @@ Description describe_t5(const SourceSet& set) {
   if (set.scheme.kind == Kind::kT5) {
     const bool xxl = width == kUmt5Width;
     d.variant = ff > 0 ? "v1.1" : "v1.0";
-    d.what = fmt::format("T5{} {} ({} layers, width {}, vocabulary {}): not the text encoder of Wan, which needs UMT5-XXL with "
-                         "vocabulary {}", xxl ? "-XXL" : "", d.variant, layers, width, rows, kUmt5Vocabulary);
+    d.what = fmt::format(
+        "T5{} {} ({} layers, width {}, vocabulary {}): not the text encoder of Wan, which needs UMT5-XXL with "
+        "vocabulary {}",
+        xxl ? "-XXL" : "", d.variant, layers, width, rows, kUmt5Vocabulary);
     d.fits = rows == kT5Vocabulary ? "Flux, SD3 and similar models; no Wan model" : "no Wan model";
     return d;
   }

@@ -19,9 +19,18 @@ using Pair = std::pair<std::string_view, std::string_view>;
 constexpr std::array<std::string_view, 3> kInfixes{"_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "_orig_mod."};
 
 // Tried in this order; "" first, so that a name that already fits is left alone.
-constexpr std::array<std::string_view, 12> kPrefixes{"", "model.diffusion_model.", "diffusion_model.", "net.", "transformer.",
-                                                     "model.", "module.", "first_stage_model.", "vae.", "text_encoder.",
-                                                     "text_encoders.umt5xxl.transformer.", "encoder_model."};
+constexpr std::array<std::string_view, 12> kPrefixes{"",
+                                                     "model.diffusion_model.",
+                                                     "diffusion_model.",
+                                                     "net.",
+                                                     "transformer.",
+                                                     "model.",
+                                                     "module.",
+                                                     "first_stage_model.",
+                                                     "vae.",
+                                                     "text_encoder.",
+                                                     "text_encoders.umt5xxl.transformer.",
+                                                     "encoder_model."};
 
 std::string without_infixes(std::string_view name) {
   std::string text(name);
@@ -231,8 +240,8 @@ NameScheme recognise(const std::vector<std::string>& names) {
   for (const std::string& name : names) plain.insert(without_infixes(name));
   for (const std::string_view prefix : kPrefixes) {
     const auto has = [&](std::string_view name) { return plain.contains(fmt::format("{}{}", prefix, name)); };
-    const auto marker = std::find_if(kMarkers.begin(), kMarkers.end(),
-                                     [&](const Marker& m) { return has(m.first) && has(m.second); });
+    const auto marker =
+        std::find_if(kMarkers.begin(), kMarkers.end(), [&](const Marker& m) { return has(m.first) && has(m.second); });
     if (marker == kMarkers.end()) continue;
     NameScheme scheme{marker->kind, marker->naming, std::string(prefix), 0};
     // ComfyUI repackages keep the original names behind their own prefix.

@@ -14,7 +14,7 @@ namespace sla2::weights {
 struct NameScheme {
   Kind kind = Kind::kUnknown;
   Naming naming = Naming::kUnknown;
-  std::string prefix;         ///< stripped from every name that has it
+  std::string prefix;          ///< stripped from every name that has it
   int64_t vae_res_blocks = 0;  ///< diffusers VAE only: residual blocks per encoder level
 };
 

@@ -191,8 +191,10 @@ std::vector<std::string> pipeline_parts(const std::string& path) {
 }
 
 std::string part_path(const std::string& path, Kind kind) {
-  const std::string_view wanted =
-      kind == Kind::kWanDit ? kParts[0] : kind == Kind::kWanVae ? kParts[1] : kind == Kind::kUmt5 ? kParts[2] : "";
+  const std::string_view wanted = kind == Kind::kWanDit   ? kParts[0]
+                                  : kind == Kind::kWanVae ? kParts[1]
+                                  : kind == Kind::kUmt5   ? kParts[2]
+                                                          : "";
   const std::vector<std::string> parts = pipeline_parts(path);
   if (std::find(parts.begin(), parts.end(), wanted) == parts.end()) return path;
   return (fs::path(path) / wanted).string();

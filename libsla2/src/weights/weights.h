@@ -16,7 +16,7 @@
 namespace sla2::weights {
 
 struct TensorInfo {
-  std::string name;            ///< as in the file
+  std::string name;  ///< as in the file
   DType dtype = DType::kUnset;
   std::vector<int64_t> shape;
   uint64_t begin = 0, end = 0;  ///< bytes, from the start of the data section
@@ -46,7 +46,20 @@ class SafetensorsFile {
 std::vector<TensorInfo> parse_header(std::string_view header, uint64_t data_bytes, const std::string& where,
                                      std::map<std::string, std::string>* metadata);
 
-enum class Kind : uint8_t { kUnknown, kWanDit, kWanVae, kUmt5, kClip, kLora, kRouterPack, kCheckpoint, kLatent, kT5, kTaehv, kOther };
+enum class Kind : uint8_t {
+  kUnknown,
+  kWanDit,
+  kWanVae,
+  kUmt5,
+  kClip,
+  kLora,
+  kRouterPack,
+  kCheckpoint,
+  kLatent,
+  kT5,
+  kTaehv,
+  kOther
+};
 enum class Naming : uint8_t { kUnknown, kOriginal, kComfy, kDiffusers, kHuggingFace };
 
 struct Identity {
@@ -92,8 +105,8 @@ class Checkpoint {
 
 /// One tensor a network needs.
 struct ExpectedTensor {
-  std::string name;             ///< canonical
-  std::vector<int64_t> shape;   ///< extents of 1 are not compared: [C] equals [C, 1, 1, 1]
+  std::string name;            ///< canonical
+  std::vector<int64_t> shape;  ///< extents of 1 are not compared: [C] equals [C, 1, 1, 1]
   bool required = true;
 };
 /// Every required tensor is there in its shape, or FILE_FORMAT listing names (the first few).

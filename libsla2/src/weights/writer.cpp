@@ -73,7 +73,8 @@ class TemporaryFile {
     constexpr int kAttempts = 100;
     for (int attempt = 0; attempt < kAttempts && descriptor_ < 0; ++attempt) {
       const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
-      name_ = (path.parent_path() / fmt::format(".{}.{}-{:x}.part", path.filename().string(), ::getpid(), now + attempt)).string();
+      name_ =
+          (path.parent_path() / fmt::format(".{}.{}-{:x}.part", path.filename().string(), ::getpid(), now + attempt)).string();
       descriptor_ = ::open(name_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);  // the umask narrows it
       if (descriptor_ < 0 && errno != EEXIST) break;
     }
@@ -92,7 +93,8 @@ class TemporaryFile {
 
   /// Ask for the room now, so that a full disk is noticed before the work of writing.
   void reserve(uint64_t bytes) const {
-    if (::fallocate(descriptor_, FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(bytes)) != 0 && (errno == ENOSPC || errno == EDQUOT)) {
+    if (::fallocate(descriptor_, FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(bytes)) != 0 &&
+        (errno == ENOSPC || errno == EDQUOT)) {
       give_up(fmt::format("needs {}", size_text(bytes)), errno);
     }
   }

@@ -39,7 +39,7 @@ Rows<T> channel_softmax(Rows<T> x, int64_t dim) {
     const auto begin = x.begin() + static_cast<std::ptrdiff_t>(at), end = begin + dim;
     const T top = *std::max_element(begin, end);
     T sum = 0;
-    for (auto it = begin; it != end; ++it) sum += *it = std::exp(*it - top);
+    for (auto it = begin; it != end; ++it) sum += * it = std::exp(*it - top);
     for (auto it = begin; it != end; ++it) *it /= sum;
   }
   return x;
@@ -64,8 +64,8 @@ T softmax_row(const std::vector<T>& logits, const Rows<T>& v, int64_t dim, T* ou
 }  // namespace
 
 template <typename T>
-std::vector<T> attention(const Problem& p, const std::vector<float>& q32, const std::vector<float>& k32, const std::vector<float>& v32,
-                         const std::vector<float>& bias) {
+std::vector<T> attention(const Problem& p, const std::vector<float>& q32, const std::vector<float>& k32,
+                         const std::vector<float>& v32, const std::vector<float>& bias) {
   const Rows<T> q(q32.begin(), q32.end()), k(k32.begin(), k32.end()), v(v32.begin(), v32.end());
   const int64_t d = p.dim;
   const T scale = static_cast<T>(p.scale > 0 ? p.scale : 1 / std::sqrt(static_cast<double>(d)));
@@ -105,7 +105,8 @@ std::vector<T> attention(const Problem& p, const std::vector<float>& q32, const 
     T denominator = 0, total = 0;
     for (int64_t j = 0; j < p.keys; ++j) {
       const bool in = chosen[static_cast<size_t>(j / p.block_k)];
-      logits[static_cast<size_t>(j)] = in ? scale * dot(&q[static_cast<size_t>(i * d)], &centred[static_cast<size_t>(j * d)], d) : none;
+      logits[static_cast<size_t>(j)] =
+          in ? scale * dot(&q[static_cast<size_t>(i * d)], &centred[static_cast<size_t>(j * d)], d) : none;
       const T weight = dot(&phi_q[static_cast<size_t>(i * d)], &phi_k[static_cast<size_t>(j * d)], d);
       total += weight;
       if (in) continue;
@@ -127,7 +128,8 @@ std::vector<T> attention(const Problem& p, const std::vector<float>& q32, const 
     }
     const T a = 1 / (1 + std::exp(-logit));
     const T floor = static_cast<T>(1e-6) * total;
-    for (int64_t c = 0; c < d; ++c) row[c] = a * row[c] + (1 - a) * numerator[static_cast<size_t>(c)] / std::max(denominator, floor);
+    for (int64_t c = 0; c < d; ++c)
+      row[c] = a * row[c] + (1 - a) * numerator[static_cast<size_t>(c)] / std::max(denominator, floor);
   }
   return out;
 }

@@ -19,7 +19,7 @@ struct Problem {
 
 /// q [queries, dim], k and v [keys, dim], bias [keys] or empty. T is double (truth) or float (plain fp32).
 template <typename T>
-std::vector<T> attention(const Problem& problem, const std::vector<float>& q, const std::vector<float>& k, const std::vector<float>& v,
-                         const std::vector<float>& bias = {});
+std::vector<T> attention(const Problem& problem, const std::vector<float>& q, const std::vector<float>& k,
+                         const std::vector<float>& v, const std::vector<float>& bias = {});
 
 }  // namespace sla2::oracle

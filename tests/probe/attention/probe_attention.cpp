@@ -2,9 +2,9 @@
 // probe_attention forward IN OUT [options]   IN: q [B,H,Nq,D], k, v [B,H,Nk,D] and optionally bias [Nk], fp32, bf16 or fp16
 //                                            OUT: out [B,H,Nq,D] of q's type, stats [3] fp32: sparsity, linear weight, mode
 // probe_attention bench [options]            seconds of one forward on random data, median of --repeats
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstring>
 #include <random>
@@ -69,7 +69,8 @@ void forward(Options& o) {
   const attention::MutableOperand target{out.data(), q.info.dtype, c.heads * c.query_tokens * c.head_dim,
                                          c.query_tokens * c.head_dim, c.head_dim};
   plan->forward(operand(q.bytes.data(), q.info.dtype, c, c.query_tokens), operand(k.bytes.data(), k.info.dtype, c, c.key_tokens),
-                operand(v.bytes.data(), v.info.dtype, c, c.key_tokens), bias.empty() ? nullptr : bias.data(), workspace.data(), target);
+                operand(v.bytes.data(), v.info.dtype, c, c.key_tokens), bias.empty() ? nullptr : bias.data(), workspace.data(),
+                target);
   const attention::Stats& s = plan->stats();
   const float stats[] = {static_cast<float>(s.achieved_sparsity), static_cast<float>(s.mean_linear_weight),
                          static_cast<float>(s.mode_used)};
@@ -107,9 +108,10 @@ void bench(Options& o) {
   }
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2];
-  const double dense = 4.0 * static_cast<double>(c.batch * c.heads * c.query_tokens * c.head_dim) * static_cast<double>(c.key_tokens);
-  std::printf("{\"seconds\": %.6f, \"best\": %.6f, \"dense_gflops\": %.2f, \"sparsity\": %.4f, \"workspace_bytes\": %llu}\n", median,
-              seconds.front(), dense / median * 1e-9, plan->stats().achieved_sparsity,
+  const double dense =
+      4.0 * static_cast<double>(c.batch * c.heads * c.query_tokens * c.head_dim) * static_cast<double>(c.key_tokens);
+  std::printf("{\"seconds\": %.6f, \"best\": %.6f, \"dense_gflops\": %.2f, \"sparsity\": %.4f, \"workspace_bytes\": %llu}\n",
+              median, seconds.front(), dense / median * 1e-9, plan->stats().achieved_sparsity,
               static_cast<unsigned long long>(plan->workspace_bytes()));
 }
 

@@ -19,7 +19,9 @@ using nlohmann::json;
 class Synthetic final : public weights::Checkpoint {
  public:
   Synthetic(const config::DitConfig& c, DType stored) : path_("synthetic weights") {
-    const auto add = [&](const std::string& name, std::vector<int64_t> shape) { infos_[name] = {name, stored, std::move(shape), 0, 0}; };
+    const auto add = [&](const std::string& name, std::vector<int64_t> shape) {
+      infos_[name] = {name, stored, std::move(shape), 0, 0};
+    };
     const auto linear = [&](const std::string& name, int64_t out, int64_t in) {
       add(name + ".weight", {out, in});
       add(name + ".bias", {out});
@@ -66,7 +68,9 @@ class Synthetic final : public weights::Checkpoint {
   void read_f32(std::string_view name, std::span<const int64_t>, std::span<float> target) const override {
     fill(name, target, [](float value) { return value; });
   }
-  void read_rows_f32(std::string_view name, int64_t, int64_t, std::span<float> target) const override { read_f32(name, {}, target); }
+  void read_rows_f32(std::string_view name, int64_t, int64_t, std::span<float> target) const override {
+    read_f32(name, {}, target);
+  }
   void read_bf16(std::string_view name, std::span<const int64_t>, std::span<bf16_t> target) const override {
     fill(name, target, f32_to_bf16);
   }

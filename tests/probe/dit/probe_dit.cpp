@@ -25,13 +25,15 @@ void forward(const Arguments& a) {
   const auto input = weights::SafetensorsFile::open(a.input);
   const auto* shape = input->find("latent");
   SLA2_CHECK(shape != nullptr && shape->shape.size() == 4, SLA2_E_ARGUMENT, "{}: latent [C, F, H, W] expected", a.input);
-  latent::Latent x{shape->shape[0], shape->shape[1], shape->shape[2], shape->shape[3], probe::read_tensor(*input, "latent")}, velocity;
+  latent::Latent x{shape->shape[0], shape->shape[1], shape->shape[2], shape->shape[3], probe::read_tensor(*input, "latent")},
+      velocity;
   const auto text_shape = input->find("text")->shape;
   const text::Embedding embedding{text_shape[0], text_shape[1], probe::read_tensor(*input, "text")};
   std::vector<dit::LayerAttention> policy;
   if (input->find("sparsity") != nullptr) {
     for (const float value : probe::read_tensor(*input, "sparsity"))
-      policy.push_back(value > 0 ? dit::LayerAttention{attention::Mode::kSla2, static_cast<double>(value)} : dit::LayerAttention{});
+      policy.push_back(value > 0 ? dit::LayerAttention{attention::Mode::kSla2, static_cast<double>(value)}
+                                 : dit::LayerAttention{});
   }
 
   std::vector<probe::Tensor> outputs;
@@ -42,7 +44,8 @@ void forward(const Arguments& a) {
                                               : dit::Precision::kAuto;
   const int64_t tokens = latent::grid_of(x).tokens();
   options.on_block = [&](int64_t block, std::span<const float> values) {
-    outputs.push_back({fmt::format("block.{}", block), {tokens, static_cast<int64_t>(values.size()) / tokens}, {values.begin(), values.end()}});
+    outputs.push_back(
+        {fmt::format("block.{}", block), {tokens, static_cast<int64_t>(values.size()) / tokens}, {values.begin(), values.end()}});
   };
   std::vector<double> progress;
   const CancelToken cancel;
@@ -56,8 +59,10 @@ void forward(const Arguments& a) {
   probe::write_tensors(a.output, outputs);
   nlohmann::json layers = nlohmann::json::array();
   for (const dit::LayerReport& layer : report.layers)
-    layers.push_back({{"sparsity", layer.attention.achieved_sparsity}, {"sparse", layer.attention.mode_used == attention::Mode::kSla2}});
-  std::cout << nlohmann::json{{"first_bad_block", report.first_bad_block}, {"layers", layers}, {"progress", progress}}.dump() << '\n';
+    layers.push_back(
+        {{"sparsity", layer.attention.achieved_sparsity}, {"sparse", layer.attention.mode_used == attention::Mode::kSla2}});
+  std::cout << nlohmann::json{{"first_bad_block", report.first_bad_block}, {"layers", layers}, {"progress", progress}}.dump()
+            << '\n';
 }
 
 }  // namespace

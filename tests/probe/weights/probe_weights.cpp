@@ -57,16 +57,30 @@ void copy(const std::string& path, const std::string& target) {
 }
 
 json dit_json(const sla2::config::DitConfig& c) {
-  return {{"dim", c.dim},           {"heads", c.heads},           {"head_dim", c.head_dim},
-          {"layers", c.layers},     {"ffn_dim", c.ffn_dim},       {"in_channels", c.in_channels},
-          {"text_dim", c.text_dim}, {"out_channels", c.out_channels}, {"text_len", c.text_len},
-          {"freq_dim", c.freq_dim}, {"cross_attn_norm", c.cross_attn_norm}, {"eps", c.eps}, {"rope_max", c.rope_max}};
+  return {{"dim", c.dim},
+          {"heads", c.heads},
+          {"head_dim", c.head_dim},
+          {"layers", c.layers},
+          {"ffn_dim", c.ffn_dim},
+          {"in_channels", c.in_channels},
+          {"text_dim", c.text_dim},
+          {"out_channels", c.out_channels},
+          {"text_len", c.text_len},
+          {"freq_dim", c.freq_dim},
+          {"cross_attn_norm", c.cross_attn_norm},
+          {"eps", c.eps},
+          {"rope_max", c.rope_max}};
 }
 
 json vae_json(const sla2::config::VaeConfig& c) {
-  return {{"base_dim", c.base_dim},     {"decoder_base_dim", c.decoder_base_dim}, {"z_dim", c.z_dim},
-          {"res_blocks", c.res_blocks}, {"dim_mult", c.dim_mult},                 {"temporal_downsample", c.temporal_downsample},
-          {"latents_mean", c.latents_mean}, {"latents_std", c.latents_std}};
+  return {{"base_dim", c.base_dim},
+          {"decoder_base_dim", c.decoder_base_dim},
+          {"z_dim", c.z_dim},
+          {"res_blocks", c.res_blocks},
+          {"dim_mult", c.dim_mult},
+          {"temporal_downsample", c.temporal_downsample},
+          {"latents_mean", c.latents_mean},
+          {"latents_std", c.latents_std}};
 }
 
 void time_reading(const std::string& path) {
@@ -85,21 +99,34 @@ void time_reading(const std::string& path) {
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const double cpu_seconds = static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC;
     const double gigabytes = static_cast<double>(total) * sizeof(float) * 1e-9;
-    std::cout << json({{"seconds", seconds}, {"output_gb_per_s", gigabytes / seconds}, {"cpu_seconds", cpu_seconds},
-                       {"output_gb_per_cpu_s", gigabytes / cpu_seconds}, {"threads", sla2::thread_count()}}) << "\n";
+    std::cout << json({{"seconds", seconds},
+                       {"output_gb_per_s", gigabytes / seconds},
+                       {"cpu_seconds", cpu_seconds},
+                       {"output_gb_per_cpu_s", gigabytes / cpu_seconds},
+                       {"threads", sla2::thread_count()}})
+              << "\n";
   }
 }
 
 int run(const std::string& verb, const std::string& path, const std::string& target) {
-  if (verb == "f32") convert_all<float>(path, target, DType::kF32);
-  else if (verb == "bf16") convert_all<sla2::bf16_t>(path, target, DType::kBF16);
-  else if (verb == "copy") copy(path, target);
-  else if (verb == "info") std::cout << weights::identify(path).json << "\n";
-  else if (verb == "dit") std::cout << dit_json(sla2::config::read_dit_config(*weights::Checkpoint::open(path))) << "\n";
-  else if (verb == "vae") std::cout << vae_json(sla2::config::read_vae_config(*weights::Checkpoint::open(path))) << "\n";
-  else if (verb == "digest") std::cout << weights::Checkpoint::open(path)->digest() << "\n";
-  else if (verb == "time") time_reading(path);
-  else return 2;
+  if (verb == "f32")
+    convert_all<float>(path, target, DType::kF32);
+  else if (verb == "bf16")
+    convert_all<sla2::bf16_t>(path, target, DType::kBF16);
+  else if (verb == "copy")
+    copy(path, target);
+  else if (verb == "info")
+    std::cout << weights::identify(path).json << "\n";
+  else if (verb == "dit")
+    std::cout << dit_json(sla2::config::read_dit_config(*weights::Checkpoint::open(path))) << "\n";
+  else if (verb == "vae")
+    std::cout << vae_json(sla2::config::read_vae_config(*weights::Checkpoint::open(path))) << "\n";
+  else if (verb == "digest")
+    std::cout << weights::Checkpoint::open(path)->digest() << "\n";
+  else if (verb == "time")
+    time_reading(path);
+  else
+    return 2;
   return 0;
 }
 

@@ -93,8 +93,8 @@ double worst(const std::vector<T>& x, const std::vector<double>& truth) {
 }
 
 /// err(library, truth) <= 2 · err(plain fp32, truth) + jitter, for every instruction set here.
-inline void check_budget(const oracle::Problem& p, const std::vector<float>& q, const std::vector<float>& k, const std::vector<float>& v,
-                         const std::vector<float>& bias = {}) {
+inline void check_budget(const oracle::Problem& p, const std::vector<float>& q, const std::vector<float>& k,
+                         const std::vector<float>& v, const std::vector<float>& bias = {}) {
   const auto truth = oracle::attention<double>(p, q, k, v, bias);
   const double plain = worst(oracle::attention<float>(p, q, k, v, bias), truth);
   double size = 0;

@@ -121,7 +121,8 @@ TEST_CASE("feature map rows sum to one", "[kernels]") {
         expected += std::exp(static_cast<double>(before[r * 40 + c]));
       }
       CHECK(sum == Approx(1).margin(1e-6));
-      CHECK(static_cast<double>(x[r * 40 + 7]) == Approx(std::exp(static_cast<double>(before[r * 40 + 7])) / expected).epsilon(2e-6));
+      CHECK(static_cast<double>(x[r * 40 + 7]) ==
+            Approx(std::exp(static_cast<double>(before[r * 40 + 7])) / expected).epsilon(2e-6));
     }
   }
 }

@@ -90,7 +90,9 @@ TEST_CASE("any layout and any stride", "[attention]") {
         for (int64_t x = 0; x < d; ++x)
           for (int64_t part = 0; part < 3; ++part)
             fused[static_cast<size_t>((((bi * n + t) * 3 + part) * h + hi) * d + x)] =
-                (part == 0 ? q : part == 1 ? k : v)[static_cast<size_t>(((bi * h + hi) * n + t) * d + x)];
+                (part == 0   ? q
+                 : part == 1 ? k
+                             : v)[static_cast<size_t>(((bi * h + hi) * n + t) * d + x)];
   const auto part = [&](int64_t index) {
     return attention::Operand{fused.data() + index * h * d, DType::kF32, n * 3 * h * d, d, 3 * h * d};
   };

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // core: conversions against the hardware's own and exhaustively, the memory plan, threads, views.
-#include <catch2/catch.hpp>
-
 #include <atomic>
 #include <bit>
+#include <catch2/catch.hpp>
 #include <cmath>
 #include <cstring>
 #include <numeric>

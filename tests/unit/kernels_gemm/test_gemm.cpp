@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products against fp64 sums: shapes with ragged tiles, strides, epilogues, narrow weights, bf16 inputs, thread counts.
 #include <catch2/catch.hpp>
-
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -31,7 +30,8 @@ void check_close(double ours, double exact, double magnitude, int64_t k) {
   if (!(std::abs(ours - exact) <= bound)) FAIL(ours << " instead of " << exact << ", allowed " << bound);
 }
 
-PackedLinear make_linear(int64_t in, int64_t out, DType held, Compute compute, std::vector<float>* weight, std::vector<float>* bias) {
+PackedLinear make_linear(int64_t in, int64_t out, DType held, Compute compute, std::vector<float>* weight,
+                         std::vector<float>* bias) {
   PackedLinear linear(in, out, held, compute);
   *weight = normals(in * out, 3);
   *bias = normals(out, 4);
@@ -51,8 +51,8 @@ PackedLinear make_linear(int64_t in, int64_t out, DType held, Compute compute, s
   return linear;
 }
 
-std::vector<float> run(const PackedLinear& linear, const std::vector<float>& x, int64_t rows, const Epilogue& epilogue, DType held,
-                       Compute compute, std::vector<float> y) {
+std::vector<float> run(const PackedLinear& linear, const std::vector<float>& x, int64_t rows, const Epilogue& epilogue,
+                       DType held, Compute compute, std::vector<float> y) {
   AlignedBuffer<std::byte> workspace(PackedLinear::workspace_bytes(linear.in(), linear.out(), rows, held, compute));
   linear.forward(x.data(), rows, linear.in(), y.data(), linear.out(), epilogue, workspace.data());
   return y;
@@ -74,7 +74,8 @@ TEST_CASE("gemm_f32 equals fp64 sums for every transposition, ragged tiles, stri
           for (int64_t j = 0; j < n; ++j) {
             double sum = 0, size = 0;
             for (int64_t l = 0; l < k; ++l) {
-              const double term = static_cast<double>(a[trans_a ? l * lda + i : i * lda + l]) * b[trans_b ? j * ldb + l : l * ldb + j];
+              const double term =
+                  static_cast<double>(a[trans_a ? l * lda + i : i * lda + l]) * b[trans_b ? j * ldb + l : l * ldb + j];
               sum += term;
               size += term * term;
             }
@@ -93,7 +94,8 @@ TEST_CASE("a Linear equals fp64 sums, however its weights are held, with every e
     std::vector<float> weight, bias;
     const PackedLinear linear = make_linear(kIn, kOut, held, Compute::kF32, &weight, &bias);
     const auto x = normals(kRows * kIn, 6), before = normals(kRows * kOut, 7), gate = normals(kOut, 8);
-    for (const auto kind : {Epilogue::Kind::kStore, Epilogue::Kind::kGeluTanh, Epilogue::Kind::kSilu, Epilogue::Kind::kAddGated}) {
+    for (const auto kind :
+         {Epilogue::Kind::kStore, Epilogue::Kind::kGeluTanh, Epilogue::Kind::kSilu, Epilogue::Kind::kAddGated}) {
       const auto y = run(linear, x, kRows, {kind, gate.data()}, held, Compute::kF32, before);
       for (int64_t i = 0; i < kRows; ++i) {
         for (int64_t j = 0; j < kOut; ++j) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Norms, rotation and elementwise kernels: scalar and AVX2 versions against fp64 formulas, every tail length.
 #include <catch2/catch.hpp>
-
 #include <cmath>
 #include <cstring>
 #include <limits>

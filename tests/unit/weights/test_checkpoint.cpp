@@ -121,7 +121,8 @@ TEST_CASE("shards are found from the index, the folder or one shard; what is wro
   write_safetensors(folder / first, std::span(&a, 1));
   write_safetensors(folder / second, std::span(&b, 1));
   index(R"({"a":")" + first + R"(","b":")" + second + "\"}");
-  for (const std::string& path : {folder.path().string(), folder / "model.safetensors.index.json", folder / first, folder / second}) {
+  for (const std::string& path :
+       {folder.path().string(), folder / "model.safetensors.index.json", folder / first, folder / second}) {
     CHECK(Checkpoint::open(path)->names() == std::vector<std::string>{"a", "b"});
   }
   const auto open = [&] { (void)Checkpoint::open(folder.path().string()); };

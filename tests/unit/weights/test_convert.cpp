@@ -36,8 +36,8 @@ struct Format {
 }  // namespace
 
 TEST_CASE("every code of every small float converts to its defined value, at any alignment and length") {
-  for (const Format format : {Format{DType::kBF16, 8, 7, true}, Format{DType::kF16, 5, 10, true}, Format{DType::kF8E4M3, 4, 3, false},
-                              Format{DType::kF8E5M2, 5, 2, true}}) {
+  for (const Format format : {Format{DType::kBF16, 8, 7, true}, Format{DType::kF16, 5, 10, true},
+                              Format{DType::kF8E4M3, 4, 3, false}, Format{DType::kF8E5M2, 5, 2, true}}) {
     INFO(dtype_name(format.dtype));
     const size_t size = dtype_size(format.dtype), codes = size_t{1} << (8 * size);
     std::vector<std::byte> stored(codes * size + 1);
@@ -47,7 +47,8 @@ TEST_CASE("every code of every small float converts to its defined value, at any
       to_f32(format.dtype, stored.data() + shift, numbers.data(), codes);
       size_t wrong = 0;
       for (size_t code = 0; code < codes; ++code) {
-        wrong += !same(numbers[code], decode(static_cast<uint32_t>(code), format.exponent_bits, format.mantissa_bits, format.has_infinity));
+        wrong += !same(numbers[code],
+                       decode(static_cast<uint32_t>(code), format.exponent_bits, format.mantissa_bits, format.has_infinity));
       }
       CHECK(wrong == 0);
     }

@@ -144,7 +144,7 @@ TEST_CASE("the writer replaces whole files and leaves nothing behind when it fai
   CHECK(SafetensorsFile::open(path)->metadata().contains("second"));  // the good file survived
   const auto entries = std::distance(std::filesystem::directory_iterator(folder.path()), std::filesystem::directory_iterator());
   CHECK(entries == 2);  // out.safetensors and taken: no temporary files
-  struct stat status{};
+  struct stat status {};
   REQUIRE(::stat(path.c_str(), &status) == 0);
   const mode_t mask = ::umask(0);
   ::umask(mask);

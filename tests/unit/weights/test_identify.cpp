@@ -36,8 +36,8 @@ void add_linear(std::vector<Shape>& all, const std::string& name, int64_t out, i
 }
 
 std::vector<Shape> wan_dit(int64_t dim, int64_t layers, int64_t ffn, int64_t in_channels) {
-  std::vector<Shape> all{{"patch_embedding.weight", {dim, in_channels, 1, 2, 2}}, {"patch_embedding.bias", {dim}},
-                         {"head.modulation", {1, 2, dim}}};
+  std::vector<Shape> all{
+      {"patch_embedding.weight", {dim, in_channels, 1, 2, 2}}, {"patch_embedding.bias", {dim}}, {"head.modulation", {1, 2, dim}}};
   add_linear(all, "text_embedding.0", dim, 4096);
   add_linear(all, "text_embedding.2", dim, dim);
   add_linear(all, "time_embedding.0", dim, 256);

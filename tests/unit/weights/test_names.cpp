@@ -11,7 +11,8 @@ TEST_CASE("prefixes and wrappers are stripped from DiT names") {
     INFO(prefix);
     CHECK(scheme.kind == Kind::kWanDit);
     CHECK(scheme.naming == (prefix.ends_with("diffusion_model.") ? Naming::kComfy : Naming::kOriginal));
-    CHECK(canonical_name(prefix + "blocks.3._checkpoint_wrapped_module.self_attn.q.weight", scheme) == "blocks.3.self_attn.q.weight");
+    CHECK(canonical_name(prefix + "blocks.3._checkpoint_wrapped_module.self_attn.q.weight", scheme) ==
+          "blocks.3.self_attn.q.weight");
     CHECK(canonical_name(prefix + "blocks.3.self_attn.q.scale_weight", scheme).empty());
   }
 }

@@ -20,7 +20,8 @@ constexpr auto kFloatList = ParamType::kFloatList;
 // clang-format off: a sentence and a table, one row each.
 // Wan2.1's own default negative prompt (wan/configs/shared_config.py), a constant of the trained model.
 constexpr const char* kWanNegative =
-    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，"
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残"
+    "缺的，"
     "多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，"
     "背景人很多，倒着走";
 
@@ -32,8 +33,8 @@ constexpr double kMaxMemoryMb = 16.0 * 1024 * 1024;
 // name, type, group, help, unit, choices, default, min, max, step, advanced
 constexpr ParamRow kTable[] = {
     {"prompt", kString, "Prompt", "What the clip shows.", "", "", "", 0, 0, 0, false},
-    {"negative_prompt", kString, "Prompt", "What the clip should not show; used when cfg_scale is not 1.", "", "", kWanNegative, 0, 0, 0,
-     false},
+    {"negative_prompt", kString, "Prompt", "What the clip should not show; used when cfg_scale is not 1.", "", "", kWanNegative,
+     0, 0, 0, false},
 
     {"width", kInt, "Video", "Width of the clip, a multiple of 16.", "px", "", "832", 16, kMaxSide, 16, false},
     {"height", kInt, "Video", "Height of the clip, a multiple of 16.", "px", "", "480", 16, kMaxSide, 16, false},
@@ -41,18 +42,21 @@ constexpr ParamRow kTable[] = {
     {"fps", kFloat, "Video", "Frames per second of the written clip.", "1/s", "", "16", 1, 240, 0, false},
 
     {"steps", kInt, "Sampling", "Denoising steps: more is slower and cleaner.", "", "", "50", 1, 1000, 1, false},
-    {"sampler", kChoice, "Sampling", "Solver that turns velocities into the clip.", "", "euler|unipc|dpmpp_2m|rcm", "unipc", 0, 0, 0, false},
+    {"sampler", kChoice, "Sampling", "Solver that turns velocities into the clip.", "", "euler|unipc|dpmpp_2m|rcm", "unipc", 0, 0,
+     0, false},
     {"schedule", kChoice, "Sampling", "Grid of noise levels; auto takes the one made for the sampler.", "",
-     "auto|wan_unipc|wan_dpm|linear|diffusers_unipc|diffusers_dpm|diffusers_euler|lightx2v_4step|rcm|rcm_i2v", "auto", 0, 0, 0, true},
-    {"sigmas", kFloatList, "Sampling", "Explicit noise levels, strictly decreasing, as 1,0.9,0.5; overrides schedule, steps and shift.", "",
-     "", "", 0, 1, 0, true},
-    {"shift", kFloat, "Sampling", "Spends more steps at high noise; 3 suits 480p, 5 suits 720p.", "", "", "5", 0.01, 100, 0, false},
-    {"cfg_scale", kFloat, "Sampling", "How strongly the prompt steers; 1 turns guidance off and halves the time.", "", "", "5", 0, 30, 0,
+     "auto|wan_unipc|wan_dpm|linear|diffusers_unipc|diffusers_dpm|diffusers_euler|lightx2v_4step|rcm|rcm_i2v", "auto", 0, 0, 0,
+     true},
+    {"sigmas", kFloatList, "Sampling",
+     "Explicit noise levels, strictly decreasing, as 1,0.9,0.5; overrides schedule, steps and shift.", "", "", "", 0, 1, 0, true},
+    {"shift", kFloat, "Sampling", "Spends more steps at high noise; 3 suits 480p, 5 suits 720p.", "", "", "5", 0.01, 100, 0,
      false},
+    {"cfg_scale", kFloat, "Sampling", "How strongly the prompt steers; 1 turns guidance off and halves the time.", "", "", "5", 0,
+     30, 0, false},
     {"seed", kInt, "Sampling", "The same seed and settings give the same clip.", "", "", "0", 0, kMaxSeed, 1, false},
 
-    {"attention", kChoice, "Attention", "full: every key; sla2: the strongest key blocks exactly, the rest linearly.", "", "full|sla2",
-     "full", 0, 0, 0, false},
+    {"attention", kChoice, "Attention", "full: every key; sla2: the strongest key blocks exactly, the rest linearly.", "",
+     "full|sla2", "full", 0, 0, 0, false},
     {"sparsity", kFloat, "Attention", "Fraction of key blocks skipped by sla2.", "", "", "0.9", 0, 1, 0.01, false},
     {"dense_steps_first", kInt, "Attention", "First steps that keep full attention.", "steps", "", "0", 0, 1000, 1, true},
     {"dense_steps_last", kInt, "Attention", "Last steps that keep full attention.", "steps", "", "0", 0, 1000, 1, true},
@@ -64,18 +68,19 @@ constexpr ParamRow kTable[] = {
     {"model", kPath, "Model", "Folder with model.json, diffusers folder, or DiT file.", "", "", "", 0, 0, 0, false},
     {"vae", kPath, "Model", "VAE file, when the model is a single DiT file.", "", "", "", 0, 0, 0, false},
     {"text_encoder", kPath, "Model", "UMT5 file, when the model is a single DiT file.", "", "", "", 0, 0, 0, false},
-    {"tokenizer", kPath, "Model", "spiece.model, when it is neither inside nor beside the text encoder.", "", "", "", 0, 0, 0, true},
-    {"precision", kChoice, "Model", "Number format of the DiT's matrix products; auto is what this CPU does fastest.", "", "auto|fp32|bf16",
-     "auto", 0, 0, 0, true},
-    {"vae_precision", kChoice, "Model", "Number format of the VAE's convolutions.", "", "auto|fp32|bf16", "auto", 0, 0, 0, true},
-    {"vae_tile", kInt, "Model", "Decode in square tiles of this size to save memory; 0: whole frames, exact.", "px", "", "0", 0, kMaxSide, 16,
+    {"tokenizer", kPath, "Model", "spiece.model, when it is neither inside nor beside the text encoder.", "", "", "", 0, 0, 0,
      true},
+    {"precision", kChoice, "Model", "Number format of the DiT's matrix products; auto is what this CPU does fastest.", "",
+     "auto|fp32|bf16", "auto", 0, 0, 0, true},
+    {"vae_precision", kChoice, "Model", "Number format of the VAE's convolutions.", "", "auto|fp32|bf16", "auto", 0, 0, 0, true},
+    {"vae_tile", kInt, "Model", "Decode in square tiles of this size to save memory; 0: whole frames, exact.", "px", "", "0", 0,
+     kMaxSide, 16, true},
 
     {"threads", kInt, "Run", "CPU threads; 0: all this process may use.", "", "", "0", 0, 1024, 1, true},
     {"memory_limit", kInt, "Run", "Memory the job may plan for; 0: what is available.", "MB", "", "0", 0, kMaxMemoryMb, 1, true},
     {"checkpoint", kPath, "Run", "File that keeps the job's state, to resume from.", "", "", "", 0, 0, 0, true},
-    {"checkpoint_every", kInt, "Run", "Steps between checkpoints; 0: only when stopped and before decoding.", "steps", "", "1", 0, 1000, 1,
-     true},
+    {"checkpoint_every", kInt, "Run", "Steps between checkpoints; 0: only when stopped and before decoding.", "steps", "", "1", 0,
+     1000, 1, true},
     {"latent_out", kPath, "Run", "File that gets the finished latent before decoding.", "", "", "", 0, 0, 0, true},
     {"embedding_cache", kPath, "Run", "Folder that keeps encoded prompts; empty: none.", "", "", "", 0, 0, 0, true},
     {"nan_retry", kBool, "Run", "Repeat a step with full attention and fp32 when it gives NaN.", "", "", "true", 0, 0, 0, true},

@@ -3,8 +3,8 @@
 // of the standard library, whose AVX2 copies could end up in code that runs on every CPU.
 #include "kernels/elementwise.h"
 
-#include <hwy/highway.h>
 #include <hwy/contrib/math/math-inl.h>
+#include <hwy/highway.h>
 
 namespace sla2::kernels {
 
@@ -57,8 +57,7 @@ struct Padded {
 template <typename Function, typename... Operands>
 HWY_INLINE void map(float* y, size_t count, const Function& function, const Operands*... operands) {
   size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes)
-    hn::StoreU(function(hn::LoadU(kF, y + i), hn::LoadU(kF, operands + i)...), kF, y + i);
+  for (; i + kLanes <= count; i += kLanes) hn::StoreU(function(hn::LoadU(kF, y + i), hn::LoadU(kF, operands + i)...), kF, y + i);
   const size_t rest = count - i;
   if (rest == 0) return;
   Padded tail(y + i, rest);
@@ -101,16 +100,20 @@ void round_to_bf16(const float* source, float* target, size_t count) {
   map(target, count, [](Vec v) { return hn::BitCast(kF, round_bits(v)); });
 }
 void add_bias(const float* bias, float* y, size_t count) {
-  map(y, count, [](Vec v, Vec b) { return hn::Add(v, b); }, bias);
+  map(
+      y, count, [](Vec v, Vec b) { return hn::Add(v, b); }, bias);
 }
 void bias_gelu_tanh(const float* bias, float* y, size_t count) {
-  map(y, count, [](Vec v, Vec b) { return gelu_tanh(hn::Add(v, b)); }, bias);
+  map(
+      y, count, [](Vec v, Vec b) { return gelu_tanh(hn::Add(v, b)); }, bias);
 }
 void bias_silu(const float* bias, float* y, size_t count) {
-  map(y, count, [](Vec v, Vec b) { return silu(hn::Add(v, b)); }, bias);
+  map(
+      y, count, [](Vec v, Vec b) { return silu(hn::Add(v, b)); }, bias);
 }
 void add_gated(const float* y, const float* bias, const float* gate, float* x, size_t count) {
-  map(x, count, [](Vec v, Vec add, Vec b, Vec g) { return hn::MulAdd(g, hn::Add(add, b), v); }, y, bias, gate);
+  map(
+      x, count, [](Vec v, Vec add, Vec b, Vec g) { return hn::MulAdd(g, hn::Add(add, b), v); }, y, bias, gate);
 }
 bool all_finite(const float* values, size_t count) {
   const VecU mask = hn::Set(kU, kExponentMask);

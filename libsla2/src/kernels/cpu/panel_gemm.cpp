@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Panel product, AVX2 + FMA: kRows x 16 of C stay in registers while k runs (12 accumulators, 2 of B, 1 broadcast).
 // Per k: 12 FMA for 2 loads and 6 broadcasts, so the two FMA ports are the limit, not the two load ports.
-#include <hwy/highway.h>
-
 #include "kernels/panel_gemm.h"
+
+#include <hwy/highway.h>
 
 namespace sla2::kernels::avx2 {
 namespace {
@@ -14,7 +14,8 @@ using Vec = hn::Vec<Tag>;
 constexpr int64_t kMaxRows = 6;
 
 template <int kRows>
-void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_step, const float* b, float* c, int64_t c_row, bool accumulate) {
+void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_step, const float* b, float* c, int64_t c_row,
+          bool accumulate) {
   const Tag tag;
   constexpr int64_t kHalf = kPanel / 2;
   Vec low[kRows], high[kRows];
