@@ -103,7 +103,8 @@ void AvOutput::check(int result, const char* what) const {
 
 Scaler::Scaler(int width, int height, int out_width, int out_height, AVPixelFormat out_format) : height_(height) {
   const int flags = SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP | SWS_BITEXACT;
-  context_.reset(sws_getContext(width, height, AV_PIX_FMT_RGB24, out_width, out_height, out_format, flags, nullptr, nullptr, nullptr));
+  context_.reset(
+      sws_getContext(width, height, AV_PIX_FMT_RGB24, out_width, out_height, out_format, flags, nullptr, nullptr, nullptr));
   require_memory(context_.get());
   const int* bt709 = sws_getCoefficients(SWS_CS_ITU709);
   constexpr int kFullRange = 1, kLimitedRange = 0, kUnit = 1 << 16;  // 16.16 fixed point

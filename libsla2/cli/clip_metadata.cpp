@@ -60,7 +60,8 @@ bool looks_like_json_or_weights(const fs::path& path) {
 json known_settings(const json& settings) {
   json known = json::object();
   for_each_param([&](const sla2_param_info& info) {
-    if (settings.contains(info.name) && !settings.at(info.name).is_null() && !is_local(info)) known[info.name] = settings.at(info.name);
+    if (settings.contains(info.name) && !settings.at(info.name).is_null() && !is_local(info))
+      known[info.name] = settings.at(info.name);
   });
   return known;
 }
@@ -77,7 +78,8 @@ std::string make_metadata(const sla2_params* params, const std::string& report) 
   }
   object["settings"] = known_settings(settings);
   // A clip travels: the shipped model is named, not located, and no path is told twice.
-  if (object["settings"].contains("model")) object["settings"]["model"] = model_name(object["settings"]["model"].get<std::string>());
+  if (object["settings"].contains("model"))
+    object["settings"]["model"] = model_name(object["settings"]["model"].get<std::string>());
   if (object.contains("report") && object["report"].contains("model")) object["report"]["model"].erase("path");
   return object.dump(-1, ' ', true, json::error_handler_t::replace);
 }
@@ -99,8 +101,8 @@ std::string media_summary(const fs::path& path) {
   for (unsigned i = 0; i < input->nb_streams; ++i) {
     const AVStream* stream = input->streams[i];
     if (stream->codecpar->codec_type != AVMEDIA_TYPE_VIDEO) continue;
-    std::string text = fmt::format("{}, {}x{}", avcodec_get_name(stream->codecpar->codec_id), stream->codecpar->width,
-                                   stream->codecpar->height);
+    std::string text =
+        fmt::format("{}, {}x{}", avcodec_get_name(stream->codecpar->codec_id), stream->codecpar->width, stream->codecpar->height);
     if (stream->avg_frame_rate.num > 0 && stream->avg_frame_rate.den > 0) {
       text += fmt::format(", {:g} frames per second", av_q2d(stream->avg_frame_rate));
     }

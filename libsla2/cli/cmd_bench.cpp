@@ -48,7 +48,8 @@ Buffer aligned_bytes(uint64_t bytes) {
 struct Operand {
   Buffer memory;
   sla2_tensor view;
-  Operand(int64_t tokens, uint32_t seed) : memory(aligned_bytes(static_cast<uint64_t>(kHeads * tokens * kHeadDim) * sizeof(float))) {
+  Operand(int64_t tokens, uint32_t seed)
+      : memory(aligned_bytes(static_cast<uint64_t>(kHeads * tokens * kHeadDim) * sizeof(float))) {
     const std::array<int64_t, 4> shape{1, kHeads, tokens, kHeadDim};
     require(sla2_tensor_init(&view, sizeof view));
     require(sla2_tensor_set_contiguous(&view, memory.get(), SLA2_DTYPE_FLOAT, 32, 4, shape.data()));
@@ -99,12 +100,17 @@ class Silent final : public JobObserver {
 };
 
 json bench_generate(const SettingsSource& source, int runs) {
-  json phases{{"load", json::array()}, {"text", json::array()}, {"sample", json::array()}, {"decode", json::array()}, {"total", json::array()}};
+  json phases{{"load", json::array()},
+              {"text", json::array()},
+              {"sample", json::array()},
+              {"decode", json::array()},
+              {"total", json::array()}};
   json result;
   std::vector<double> steps;
   for (int run = 0; run < runs; ++run) {
     Settings settings = gather_settings(source);
-    if (param_text(settings.params.get(), "prompt").empty()) require(sla2_params_set_text(settings.params.get(), "prompt", kBenchPrompt));
+    if (param_text(settings.params.get(), "prompt").empty())
+      require(sla2_params_set_text(settings.params.get(), "prompt", kBenchPrompt));
     JobRequest request;
     request.params = std::move(settings.params);
     request.model = settings.model;
@@ -126,7 +132,10 @@ json bench_generate(const SettingsSource& source, int runs) {
 json bench_attention(int runs) {
   json rows = json::array();
   for (const int64_t tokens : kTokens) {
-    json row{{"tokens", tokens}, {"heads", kHeads}, {"head_dim", kHeadDim}, {"full", attention_seconds(tokens, SLA2_MODE_FULL, 0, runs)}};
+    json row{{"tokens", tokens},
+             {"heads", kHeads},
+             {"head_dim", kHeadDim},
+             {"full", attention_seconds(tokens, SLA2_MODE_FULL, 0, runs)}};
     for (const double sparsity : kSparsities) {
       row["sla2"].push_back({{"sparsity", sparsity}, {"seconds", attention_seconds(tokens, SLA2_MODE_SLA2, sparsity, runs)}});
     }
@@ -138,7 +147,9 @@ json bench_attention(int runs) {
 void print(const json& report) {
   if (report.contains("generate")) {
     const json& run = report["generate"];
-    std::puts(fmt::format("{}: {} tokens, median of {} runs", run["model"].get<std::string>(), run["tokens"].dump(), report["runs"].dump()).c_str());
+    std::puts(fmt::format("{}: {} tokens, median of {} runs", run["model"].get<std::string>(), run["tokens"].dump(),
+                          report["runs"].dump())
+                  .c_str());
     for (const char* phase : {"load", "text", "sample", "decode", "total"}) {
       std::puts(fmt::format("  {:<8} {:8.3f} s", phase, run["seconds"][phase].get<double>()).c_str());
     }
@@ -146,7 +157,9 @@ void print(const json& report) {
     std::puts(fmt::format("  peak memory {}", bytes_text(run["peak_resident_bytes"].get<uint64_t>())).c_str());
   }
   if (!report.contains("attention")) return;
-  std::puts(fmt::format("attention, fp32, {} heads of {}, milliseconds, median of {} runs", kHeads, kHeadDim, report["runs"].dump()).c_str());
+  std::puts(
+      fmt::format("attention, fp32, {} heads of {}, milliseconds, median of {} runs", kHeads, kHeadDim, report["runs"].dump())
+          .c_str());
   std::string head = fmt::format("  {:>7} {:>9}", "tokens", "full");
   for (const double sparsity : kSparsities) head += fmt::format(" {:>16}", fmt::format("sla2 {:.0f} %", sparsity * 100));
   std::puts(head.c_str());
@@ -173,7 +186,9 @@ void add_bench(CLI::App& app, Action& action) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("bench", "Measure the phases of a generation, and full against SLA2 attention");
   command->add_option("--preset", options->source.preset, "Settings by name or file");
-  command->add_option("-n,--runs", options->runs, "Runs of which the median is shown [default 3]")->check(CLI::Range(1, 100))->type_name("INT");
+  command->add_option("-n,--runs", options->runs, "Runs of which the median is shown [default 3]")
+      ->check(CLI::Range(1, 100))
+      ->type_name("INT");
   command->add_flag("--json", options->json, "As JSON");
   auto* attention = command->add_flag("--attention-only", options->only_attention, "Only the attention table");
   command->add_flag("--generate-only", options->only_generate, "Only the generation")->excludes(attention);
@@ -185,8 +200,10 @@ void add_bench(CLI::App& app, Action& action) {
       json report{{"version", sla2_version()}, {"runs", options->runs}};
       if (!options->only_attention) report["generate"] = bench_generate(options->source, options->runs);
       if (!options->only_generate) report["attention"] = bench_attention(options->runs);
-      if (options->json) std::puts(event_line(report).c_str());
-      else print(report);
+      if (options->json)
+        std::puts(event_line(report).c_str());
+      else
+        print(report);
       return ExitCode::kOk;
     };
   });

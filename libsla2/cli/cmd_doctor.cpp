@@ -32,8 +32,12 @@ json encoder_report() {
     for (const EncoderChoice& choice : encoder_list(container)) {
       std::string why;
       const bool works = encoder_works(choice, &why);
-      encoders.push_back({{"container", container}, {"name", choice.name}, {"works", works}, {"used", works && !chosen},
-                          {"enables", choice.enables}, {"reason", why}});
+      encoders.push_back({{"container", container},
+                          {"name", choice.name},
+                          {"works", works},
+                          {"used", works && !chosen},
+                          {"enables", choice.enables},
+                          {"reason", why}});
       chosen = chosen || works;
     }
   }
@@ -44,8 +48,12 @@ json encoder_report() {
   } pictures[] = {{"gif", AV_CODEC_ID_GIF, "GIF"}, {"png", AV_CODEC_ID_PNG, "PNG sequences and contact sheets"}};
   for (const auto& picture : pictures) {
     const bool works = avcodec_find_encoder(picture.id) != nullptr;
-    encoders.push_back({{"container", picture.container}, {"name", avcodec_get_name(picture.id)}, {"works", works}, {"used", works},
-                        {"enables", picture.enables}, {"reason", works ? "" : "not compiled into this FFmpeg"}});
+    encoders.push_back({{"container", picture.container},
+                        {"name", avcodec_get_name(picture.id)},
+                        {"works", works},
+                        {"used", works},
+                        {"enables", picture.enables},
+                        {"reason", works ? "" : "not compiled into this FFmpeg"}});
   }
   return encoders;
 }
@@ -83,12 +91,15 @@ void print(const json& report) {
   line(true, fmt::format("memory: {} of {} available", bytes_text(system.value("memory_available_bytes", uint64_t{0})),
                          bytes_text(system.value("memory_total_bytes", uint64_t{0}))));
   std::puts("Libraries");
-  for (const auto& [name, version] : report["libraries"].items()) line(true, fmt::format("{} {}", name, version.get<std::string>()));
+  for (const auto& [name, version] : report["libraries"].items())
+    line(true, fmt::format("{} {}", name, version.get<std::string>()));
   std::puts("Encoders");
   for (const json& encoder : report["encoders"]) {
     line(encoder["works"].get<bool>(),
          fmt::format("{:<11} {}{}", encoder["name"].get<std::string>(), encoder["enables"].get<std::string>(),
-                     encoder["used"].get<bool>() ? " (used)" : encoder["works"].get<bool>() ? "" : ": " + encoder["reason"].get<std::string>()));
+                     encoder["used"].get<bool>()    ? " (used)"
+                     : encoder["works"].get<bool>() ? ""
+                                                    : ": " + encoder["reason"].get<std::string>()));
   }
   std::puts("Files");
   const size_t presets = report["presets"].size();
@@ -97,7 +108,8 @@ void print(const json& report) {
     if (!preset["valid"].get<bool>()) line(false, preset.value("error", ""));
   }
   const json& model = report["model"];
-  line(model["found"].get<bool>(), fmt::format("model {}: {}", model["name"].get<std::string>(), model.value("error", model.value("path", ""))));
+  line(model["found"].get<bool>(),
+       fmt::format("model {}: {}", model["name"].get<std::string>(), model.value("error", model.value("path", ""))));
   for (const json& folder : report["folders"]) {
     line(folder["writable"].get<bool>(), fmt::format("{}: {}, {} free", folder["path"].get<std::string>(),
                                                      folder["writable"].get<bool>() ? "writable" : "cannot be written",
@@ -130,8 +142,10 @@ void add_doctor(CLI::App& app, Action& action) {
   command->callback([as_json, &action] {
     action = [as_json] {
       const json report = doctor_report();
-      if (*as_json) std::puts(event_line(report).c_str());
-      else print(report);
+      if (*as_json)
+        std::puts(event_line(report).c_str());
+      else
+        print(report);
       return ExitCode::kOk;
     };
   });

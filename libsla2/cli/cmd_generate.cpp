@@ -34,7 +34,8 @@ JobRequest prepare(const Options& options) {
 void add_generate(CLI::App& app, Action& action) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("generate", "Make a video from a prompt");
-  command->add_option("--preset", options->source.preset, "Settings by name (`sla2 presets list`) or a preset file")->group("Settings");
+  command->add_option("--preset", options->source.preset, "Settings by name (`sla2 presets list`) or a preset file")
+      ->group("Settings");
   command->add_option("--from", options->source.from, "Repeat a run: a clip or a report made by sla2; flags given here win")
       ->group("Settings");
   options->output.add_to(command);

@@ -55,13 +55,17 @@ void print_clip(const std::string& path, const json& object) {
 
 ExitCode info(const std::string& path, bool as_json) {
   if (const std::optional<json> clip = read_metadata(path)) {
-    if (as_json) std::puts(event_line(*clip).c_str());
-    else print_clip(path, *clip);
+    if (as_json)
+      std::puts(event_line(*clip).c_str());
+    else
+      print_clip(path, *clip);
     return ExitCode::kOk;
   }
   if (const std::string media = media_summary(path); !media.empty()) {
-    if (as_json) std::puts(event_line({{"path", path}, {"kind", "clip"}, {"summary", media}}).c_str());
-    else std::puts(fmt::format("{}: {}; no settings of sla2 in it", path, media).c_str());
+    if (as_json)
+      std::puts(event_line({{"path", path}, {"kind", "clip"}, {"summary", media}}).c_str());
+    else
+      std::puts(fmt::format("{}: {}; no settings of sla2 in it", path, media).c_str());
     return ExitCode::kOk;
   }
   const std::string text = text_of([&](char* buffer, uint64_t capacity) {
@@ -90,7 +94,8 @@ void add_info(CLI::App& app, Action& action) {
   CLI::App* command = app.add_subcommand("info", "Say what a file is: weights, checkpoint, latent, clip");
   command->add_option("file", options->path, "File or model folder")->required()->type_name("FILE");
   command->add_flag("--json", options->json, "As JSON");
-  command->footer("Examples:\n  sla2 info wan2.1_t2v_1.3B.safetensors\n  sla2 info balloon.mp4      the settings it was made with\n");
+  command->footer(
+      "Examples:\n  sla2 info wan2.1_t2v_1.3B.safetensors\n  sla2 info balloon.mp4      the settings it was made with\n");
   command->callback([options, &action] { action = [options] { return info(options->path, options->json); }; });
 }
 

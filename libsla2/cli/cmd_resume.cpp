@@ -23,7 +23,9 @@ void add_resume(CLI::App& app, Action& action) {
   CLI::App* command = app.add_subcommand("resume", "Go on with a stopped run");
   command->add_option("checkpoint", options->checkpoint, "OUT.sla2ckpt of the stopped run")->required()->type_name("CHECKPOINT");
   command->add_option("-m,--model", options->model, "The model, where it has moved since")->type_name("PATH");
-  command->add_option("--threads", options->threads, "CPU threads; 0: all [as saved]")->check(CLI::NonNegativeNumber)->type_name("INT");
+  command->add_option("--threads", options->threads, "CPU threads; 0: all [as saved]")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("INT");
   options->output.add_to(command);
   options->verbosity.add_to(command);
   command->footer("Example:\n  sla2 resume balloon.mp4.sla2ckpt\n");

@@ -191,7 +191,8 @@ class JobQueue {
 
 json file_report(const std::string& path) {
   if (std::optional<json> clip = read_metadata(path)) return *clip;
-  if (const std::string media = media_summary(path); !media.empty()) return {{"path", path}, {"kind", "clip"}, {"summary", media}};
+  if (const std::string media = media_summary(path); !media.empty())
+    return {{"path", path}, {"kind", "clip"}, {"summary", media}};
   return json::parse(text_of([&](char* buffer, uint64_t capacity) {
     uint64_t needed = 0;
     require(sla2_file_info(path.c_str(), buffer, capacity, &needed));
@@ -216,7 +217,8 @@ class Worker {
   Worker& operator=(const Worker&) = delete;
 
   ExitCode run(int stop_descriptor) {
-    events_.send(nullptr, {{"type", "hello"}, {"protocol", kProtocolVersion}, {"version", sla2_version()}, {"abi", sla2_abi_version()}});
+    events_.send(nullptr,
+                 {{"type", "hello"}, {"protocol", kProtocolVersion}, {"version", sla2_version()}, {"abi", sla2_abi_version()}});
     std::array<char, kReadSize> buffer{};
     while (!shutdown_ && !events_.broken()) {
       std::array<pollfd, 2> watched{pollfd{STDIN_FILENO, POLLIN, 0}, pollfd{stop_descriptor, POLLIN, 0}};
@@ -266,9 +268,7 @@ class Worker {
       case Method::kPresets: return result(request, list_presets());
       case Method::kParams: return result(request, param_table());
       case Method::kDoctor: return result(request, doctor_report());
-      case Method::kShutdown:
-        shutdown_ = true;
-        return result(request, json::object());
+      case Method::kShutdown: shutdown_ = true; return result(request, json::object());
     }
   }
 
@@ -300,11 +300,16 @@ json param_table() {
   json table = json::array();
   for_each_param([&](const sla2_param_info& info) {
     constexpr std::array kTypes{"", "int", "float", "bool", "string", "choice", "path", "float_list"};
-    table.push_back({{"name", info.name},       {"type", kTypes.at(static_cast<size_t>(info.type))},
-                     {"group", info.group},     {"help", info.help},
-                     {"unit", info.unit},       {"choices", info.choices},
-                     {"default", info.default_text}, {"minimum", info.minimum},
-                     {"maximum", info.maximum}, {"step", info.step},
+    table.push_back({{"name", info.name},
+                     {"type", kTypes.at(static_cast<size_t>(info.type))},
+                     {"group", info.group},
+                     {"help", info.help},
+                     {"unit", info.unit},
+                     {"choices", info.choices},
+                     {"default", info.default_text},
+                     {"minimum", info.minimum},
+                     {"maximum", info.maximum},
+                     {"step", info.step},
                      {"advanced", info.advanced != 0}});
   });
   return table;

@@ -2,7 +2,6 @@
 // One function per command: it adds its subcommand and flags; when chosen, the action it leaves in `action` is run.
 #pragma once
 #include <CLI/CLI.hpp>
-
 #include <functional>
 #include <memory>
 

@@ -29,14 +29,15 @@ const std::vector<EncoderChoice> kWebm{
     {"libvpx", AV_PIX_FMT_YUV420P, "crf={crf}:deadline=good:cpu-used=3", 63, false, "VP8 in WebM"},
 };
 
-constexpr int kEncoderThreads = 2;       // results do not depend on the machine's core count
+constexpr int kEncoderThreads = 2;             // results do not depend on the machine's core count
 constexpr double kFallbackBitsPerPixel = 0.2;  // bit rate of encoders that have no constant quality
 constexpr int kKeyframeSeconds = 5;
 constexpr int kDefaultProbeQuality = 30;
 constexpr int kProbeSide = 256;  // hardware encoders refuse very small pictures
 
 std::string replaced(std::string text, const std::string& from, const std::string& to) {
-  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) text.replace(at, from.size(), to);
+  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
+    text.replace(at, from.size(), to);
   return text;
 }
 

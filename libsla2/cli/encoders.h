@@ -9,7 +9,7 @@
 namespace sla2::cli {
 
 struct EncoderChoice {
-  const char* name;     ///< libavcodec encoder
+  const char* name;  ///< libavcodec encoder
   AVPixelFormat format;
   const char* options;  ///< "key=value:…" private options; {crf} is replaced by the quality of this encoder's scale
   int worst_quality;    ///< largest value of its quality scale (x264: 51, vp9: 63)

@@ -43,7 +43,8 @@ std::string read_text(const fs::path& path, uint64_t limit) {
       break;
     }
   }
-  if (text.size() > limit) fail(SLA2_E_FILE_FORMAT, "{} is larger than {} bytes: not a text file of this kind", path.string(), limit);
+  if (text.size() > limit)
+    fail(SLA2_E_FILE_FORMAT, "{} is larger than {} bytes: not a text file of this kind", path.string(), limit);
   return text;
 }
 
@@ -65,7 +66,8 @@ TempFile::TempFile(fs::path target) : target_(std::move(target)), temporary_(tem
       if (error == EWOULDBLOCK) fail(SLA2_E_FILE_WRITE, "cannot write {}: another sla2 is writing it now", target_.string());
       fail_write(target_, error);
     }
-    struct stat opened {}, named {};
+    struct stat opened {
+    }, named{};
     if (::fstat(descriptor_, &opened) == 0 && ::stat(temporary_.c_str(), &named) == 0 && opened.st_ino == named.st_ino) break;
     ::close(descriptor_);
   }

@@ -14,7 +14,9 @@ namespace sla2::cli {
 template <auto kFree>
 struct FreeWith {
   template <typename T>
-  void operator()(T* handle) const noexcept { kFree(handle); }
+  void operator()(T* handle) const noexcept {
+    kFree(handle);
+  }
 };
 
 using Params = std::unique_ptr<sla2_params, FreeWith<sla2_params_destroy>>;

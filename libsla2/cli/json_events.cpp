@@ -23,9 +23,14 @@ const char* phase_name(int32_t phase) {
 }
 
 json progress_event(const sla2_progress& progress) {
-  json event{{"type", "progress"},          {"phase", phase_name(progress.phase)}, {"step", progress.step},
-             {"steps", progress.steps},     {"fraction", progress.fraction},       {"seconds_elapsed", progress.seconds_elapsed},
-             {"seconds_left", nullptr},     {"message", progress.message != nullptr ? progress.message : ""}};
+  json event{{"type", "progress"},
+             {"phase", phase_name(progress.phase)},
+             {"step", progress.step},
+             {"steps", progress.steps},
+             {"fraction", progress.fraction},
+             {"seconds_elapsed", progress.seconds_elapsed},
+             {"seconds_left", nullptr},
+             {"message", progress.message != nullptr ? progress.message : ""}};
   if (progress.seconds_left >= 0) event["seconds_left"] = progress.seconds_left;
   return event;
 }
@@ -36,8 +41,9 @@ json preview_event(const sla2_frames& frames, int32_t step) {
   for (int row = 0; row < frames.height; ++row) {
     pixels.append(reinterpret_cast<const char*>(middle + row * frames.row_bytes), static_cast<size_t>(frames.width) * 3);
   }
-  return {{"type", "preview"},        {"step", step},           {"width", frames.width},
-          {"height", frames.height},  {"frames", frames.count}, {"rgb", base64(reinterpret_cast<const uint8_t*>(pixels.data()), pixels.size())}};
+  return {{"type", "preview"},      {"step", step},
+          {"width", frames.width},  {"height", frames.height},
+          {"frames", frames.count}, {"rgb", base64(reinterpret_cast<const uint8_t*>(pixels.data()), pixels.size())}};
 }
 
 json done_event(const std::vector<WrittenFile>& written, const std::string& report_path, double seconds) {

@@ -70,7 +70,8 @@ std::vector<fs::path> all_presets() {
 fs::path locate_preset(const std::string& name) {
   const fs::path path = name;
   if (path.extension() == ".json" || path.has_parent_path()) {
-    if (!fs::exists(path)) fail(SLA2_E_FILE_NOT_FOUND, "preset file {} does not exist; `sla2 presets list` shows the shipped ones", name);
+    if (!fs::exists(path))
+      fail(SLA2_E_FILE_NOT_FOUND, "preset file {} does not exist; `sla2 presets list` shows the shipped ones", name);
     return path;
   }
   std::vector<std::string> names;

@@ -86,20 +86,23 @@ void Verbosity::add_to(CLI::App* app) {
 
 std::string usage_message(const CLI::App& app, const CLI::ParseError& error) {
   std::vector<const CLI::App*> path{&app};
-  for (auto chosen = app.get_subcommands(); !chosen.empty(); chosen = path.back()->get_subcommands()) path.push_back(chosen.front());
+  for (auto chosen = app.get_subcommands(); !chosen.empty(); chosen = path.back()->get_subcommands())
+    path.push_back(chosen.front());
   std::string command;
   for (const CLI::App* part : path) command += (command.empty() ? "" : " ") + part->get_name();
   std::string text = error.what();
   const std::vector<std::string> extras = app.remaining(true);
   // A mistyped command arrives as "a subcommand is required", with the word left over.
-  const bool unknown = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr || dynamic_cast<const CLI::RequiredError*>(&error) != nullptr;
+  const bool unknown =
+      dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr || dynamic_cast<const CLI::RequiredError*>(&error) != nullptr;
   if (unknown && !extras.empty()) {
     const std::string word = extras.front().substr(0, extras.front().find('='));
     std::vector<std::string> names;
     if (word.starts_with("-")) {
       for (const CLI::App* part : path) collect_names(*part, &names);
     } else {
-      for (const CLI::App* sub : path.back()->get_subcommands([](const CLI::App*) { return true; })) names.push_back(sub->get_name());
+      for (const CLI::App* sub : path.back()->get_subcommands([](const CLI::App*) { return true; }))
+        names.push_back(sub->get_name());
     }
     const std::string near = nearest(word, names);
     const char* kind = word.starts_with("-") ? "flag" : "argument";

@@ -2,7 +2,6 @@
 // Command line flags made from the library's parameter table: cfg_scale → --cfg-scale, with its range and default in the help.
 #pragma once
 #include <CLI/CLI.hpp>
-
 #include <deque>
 #include <string>
 #include <utility>

@@ -11,7 +11,8 @@ namespace sla2::cli {
 
 std::unique_ptr<FrameSink> make_sink(const fs::path& target, int quality) {
   std::string suffix = target.extension().string();
-  std::transform(suffix.begin(), suffix.end(), suffix.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::transform(suffix.begin(), suffix.end(), suffix.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   const bool pattern = target.filename().string().find('%') != std::string::npos;
   if (suffix == ".mp4" || suffix == ".webm") return make_video_sink(target, suffix.substr(1), quality);
   if (suffix == ".gif") return make_gif_sink(target);
@@ -20,7 +21,8 @@ std::unique_ptr<FrameSink> make_sink(const fs::path& target, int quality) {
     fail(SLA2_E_ARGUMENT, "output {}: one PNG cannot hold a clip; use a pattern such as frame_%04d.png, a folder, or --sheet {}",
          target.string(), target.filename().string());
   }
-  fail(SLA2_E_ARGUMENT, "output {}: suffix \"{}\" is not known; use .mp4, .webm, .gif, a folder, or frame_%04d.png", target.string(), suffix);
+  fail(SLA2_E_ARGUMENT, "output {}: suffix \"{}\" is not known; use .mp4, .webm, .gif, a folder, or frame_%04d.png",
+       target.string(), suffix);
 }
 
 Outputs::Outputs(const OutputPlan& plan) {

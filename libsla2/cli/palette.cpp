@@ -69,7 +69,8 @@ Palette::Palette(const Picture& picture, int width, int height) : nearest_(kCell
   std::vector<uint32_t> histogram(kCells, 0);
   for (int y = 0; y < height; ++y) {
     const uint8_t* row = picture.rgb + y * picture.row_bytes;
-    for (int x = 0; x < width; ++x) ++histogram[cell_of(level_of(row[3 * x]), level_of(row[3 * x + 1]), level_of(row[3 * x + 2]))];
+    for (int x = 0; x < width; ++x)
+      ++histogram[cell_of(level_of(row[3 * x]), level_of(row[3 * x + 1]), level_of(row[3 * x + 2]))];
   }
   std::vector<Colour> colours;
   for (int cell = 0; cell < kCells; ++cell) {
@@ -82,7 +83,8 @@ Palette::Palette(const Picture& picture, int width, int height) : nearest_(kCell
     const auto best = std::max_element(boxes.begin(), boxes.end(), [](const Box& a, const Box& b) { return a.score < b.score; });
     if (best->score == 0) break;  // every box is one colour
     const Box box = *best;
-    const auto first = colours.begin() + static_cast<ptrdiff_t>(box.begin), last = colours.begin() + static_cast<ptrdiff_t>(box.end);
+    const auto first = colours.begin() + static_cast<ptrdiff_t>(box.begin),
+               last = colours.begin() + static_cast<ptrdiff_t>(box.end);
     std::stable_sort(first, last, [&](const Colour& a, const Colour& b) { return a.level[box.axis] < b.level[box.axis]; });
     int64_t pixels = 0, half = 0;
     for (size_t i = box.begin; i < box.end; ++i) pixels += colours[i].count;

@@ -32,7 +32,8 @@ uint32_t get_u32(std::string_view bytes) {
 std::vector<uint8_t> text_chunk(std::string_view comment) {
   std::vector<uint8_t> chunk;
   put_u32(&chunk, static_cast<uint32_t>(kKeyword.size() + comment.size()));
-  for (const std::string_view part : {std::string_view("tEXt"), kKeyword, comment}) chunk.insert(chunk.end(), part.begin(), part.end());
+  for (const std::string_view part : {std::string_view("tEXt"), kKeyword, comment})
+    chunk.insert(chunk.end(), part.begin(), part.end());
   const uint32_t crc = ~av_crc(av_crc_get_table(AV_CRC_32_IEEE_LE), ~0U, chunk.data() + 4, chunk.size() - 4);
   put_u32(&chunk, crc);
   return chunk;

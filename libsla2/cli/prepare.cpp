@@ -9,7 +9,8 @@ namespace {
 
 void require_something_to_write(const JobRequest& request, const char* remedy) {
   const bool keeps_latent = !param_text(request.params.get(), "latent_out").empty();
-  if (request.plan.outputs.empty() && request.plan.sheet.empty() && !keeps_latent) fail(SLA2_E_ARGUMENT, "nothing to write: {}", remedy);
+  if (request.plan.outputs.empty() && request.plan.sheet.empty() && !keeps_latent)
+    fail(SLA2_E_ARGUMENT, "nothing to write: {}", remedy);
 }
 
 }  // namespace

@@ -71,7 +71,8 @@ void Reporter::on_progress(const sla2_progress& progress) {
   if (progress.phase == last_phase_ && !due) return;
   last_phase_ = progress.phase;
   last_line_seconds_ = progress.seconds_elapsed;
-  line(fmt::format("sla2: {:3.0f} % {}, {} elapsed{}", progress.fraction * 100, what_text(progress), clock_text(progress.seconds_elapsed),
+  line(fmt::format("sla2: {:3.0f} % {}, {} elapsed{}", progress.fraction * 100, what_text(progress),
+                   clock_text(progress.seconds_elapsed),
                    progress.seconds_left >= 0 ? ", " + clock_text(progress.seconds_left) + " left" : ""));
 }
 
@@ -90,7 +91,8 @@ void Reporter::done(const JobResult& result) {
   for (const WrittenFile& file : result.written) {
     std::error_code error;
     const bool regular = fs::is_regular_file(file.path, error);
-    line(fmt::format("sla2: wrote {} ({}{})", file.path, file.encoder, regular ? ", " + bytes_text(fs::file_size(file.path, error)) : ""));
+    line(fmt::format("sla2: wrote {} ({}{})", file.path, file.encoder,
+                     regular ? ", " + bytes_text(fs::file_size(file.path, error)) : ""));
   }
   if (!result.report_path.empty()) line("sla2: wrote " + result.report_path);
   line(fmt::format("sla2: {} frames in {:.1f} s", result.frames, result.seconds));
@@ -118,7 +120,8 @@ void Reporter::draw(const sla2_progress& progress) {
   const int full = std::clamp(static_cast<int>(progress.fraction * width), 0, width);
   const std::string left = progress.seconds_left >= 0 ? clock_text(progress.seconds_left) + " left" : "";
   const std::string bar = std::string(static_cast<size_t>(full), '#') + std::string(static_cast<size_t>(width - full), '.');
-  std::fputs(fmt::format("\r\x1b[K[{}] {:3.0f} % {} {}", bar, progress.fraction * 100, what_text(progress), left).c_str(), stderr);
+  std::fputs(fmt::format("\r\x1b[K[{}] {:3.0f} % {} {}", bar, progress.fraction * 100, what_text(progress), left).c_str(),
+             stderr);
   std::fflush(stderr);
   bar_shown_ = true;
 }

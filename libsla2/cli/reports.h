@@ -9,7 +9,8 @@ namespace sla2::cli {
 nlohmann::json list_presets();
 /// The machine, libraries, encoders and what each enables, presets, model, temporary folder.
 nlohmann::json doctor_report();
-/// The parameter table: [{"name", "type", "group", "help", "unit", "choices", "default", "minimum", "maximum", "step", "advanced"}]
+/// The parameter table: [{"name", "type", "group", "help", "unit", "choices", "default", "minimum", "maximum", "step",
+/// "advanced"}]
 nlohmann::json param_table();
 
 }  // namespace sla2::cli

@@ -25,7 +25,9 @@ class Bridge {
     require(sla2_job_callbacks_init(&calls, sizeof calls));
     calls.user = this;
     calls.on_progress = [](void* user, const sla2_progress* progress) { self(user).observer_.on_progress(*progress); };
-    calls.on_preview = [](void* user, const sla2_frames* frames, int32_t step) { self(user).observer_.on_preview(*frames, step); };
+    calls.on_preview = [](void* user, const sla2_frames* frames, int32_t step) {
+      self(user).observer_.on_preview(*frames, step);
+    };
     calls.on_frames = [](void* user, const sla2_frames* frames) { return self(user).take(*frames); };
     return calls;
   }
@@ -165,7 +167,8 @@ JobResult run_job(const JobRequest& request, JobObserver& observer, CancelPoint&
     std::exception_ptr trouble;
     try {
       if (!request.checkpoint.empty()) write_note(request.checkpoint, {request.plan, request.keep_checkpoint});
-      const std::string early = text_of([&](char* buffer, uint64_t capacity) { return sla2_job_report(job.get(), buffer, capacity); });
+      const std::string early =
+          text_of([&](char* buffer, uint64_t capacity) { return sla2_job_report(job.get(), buffer, capacity); });
       bridge.set_texts(param_text(request.params.get(), "prompt"), make_metadata(request.params.get(), early));
     } catch (...) {
       trouble = std::current_exception();
@@ -178,8 +181,10 @@ JobResult run_job(const JobRequest& request, JobObserver& observer, CancelPoint&
   try {
     if (bridge.failure()) std::rethrow_exception(bridge.failure());
     require(status);
-    if (bridge.complete()) outputs.finish();
-    else if (!outputs.written().empty()) fail(SLA2_E_INTERNAL, "the job ended after {} frames without saying why", bridge.frames());
+    if (bridge.complete())
+      outputs.finish();
+    else if (!outputs.written().empty())
+      fail(SLA2_E_INTERNAL, "the job ended after {} frames without saying why", bridge.frames());
     result.report = text_of([&](char* buffer, uint64_t capacity) { return sla2_job_report(job.get(), buffer, capacity); });
     if (report_file) {
       const std::string text = report_with_outputs(result.report, outputs);
@@ -214,7 +219,9 @@ std::string default_checkpoint(const OutputPlan& plan) {
 
 std::string shell_quoted(const std::string& word) {
   constexpr std::string_view kPlain = "_-./=:,+@%";
-  const auto plain = [&](unsigned char c) { return std::isalnum(c) || c >= 0x80 || kPlain.find(static_cast<char>(c)) != kPlain.npos; };
+  const auto plain = [&](unsigned char c) {
+    return std::isalnum(c) || c >= 0x80 || kPlain.find(static_cast<char>(c)) != kPlain.npos;
+  };
   if (!word.empty() && std::all_of(word.begin(), word.end(), plain)) return word;
   std::string quoted = "'";
   for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);

@@ -11,13 +11,13 @@
 namespace sla2::cli {
 
 struct JobRequest {
-  Params params;            ///< every value of the run
-  Params changes;           ///< resume only: the values that differ from the checkpoint's; may be null
-  std::string model;        ///< located path
+  Params params;      ///< every value of the run
+  Params changes;     ///< resume only: the values that differ from the checkpoint's; may be null
+  std::string model;  ///< located path
   OutputPlan plan;
-  std::string checkpoint;   ///< file that keeps the state; "": none
+  std::string checkpoint;  ///< file that keeps the state; "": none
   bool keep_checkpoint = false;
-  bool resume = false;      ///< go on from `checkpoint`
+  bool resume = false;  ///< go on from `checkpoint`
 };
 
 struct JobResult {

@@ -16,8 +16,8 @@ struct MethodName {
   Method method;
 };
 constexpr std::array kMethods{
-    MethodName{"generate", Method::kGenerate}, MethodName{"resume", Method::kResume}, MethodName{"cancel", Method::kCancel},
-    MethodName{"info", Method::kInfo},         MethodName{"presets", Method::kPresets}, MethodName{"params", Method::kParams},
+    MethodName{"generate", Method::kGenerate}, MethodName{"resume", Method::kResume},     MethodName{"cancel", Method::kCancel},
+    MethodName{"info", Method::kInfo},         MethodName{"presets", Method::kPresets},   MethodName{"params", Method::kParams},
     MethodName{"doctor", Method::kDoctor},     MethodName{"shutdown", Method::kShutdown},
 };
 
@@ -27,7 +27,8 @@ std::string printable(const std::string& text) {
 }
 
 bool is_id(const json& value) {
-  if (value.is_string()) return !value.get_ref<const std::string&>().empty() && value.get_ref<const std::string&>().size() <= kLongestId;
+  if (value.is_string())
+    return !value.get_ref<const std::string&>().empty() && value.get_ref<const std::string&>().size() <= kLongestId;
   return value.is_number_integer();
 }
 
@@ -66,7 +67,8 @@ class Members {
   std::vector<std::string> texts(const char* name) {
     const json* value = take(name);
     if (value == nullptr) return {};
-    if (!value->is_array() || value->size() > kMostOutputs) fail(fmt::format("\"{}\" must be a list of at most {} texts", name, kMostOutputs));
+    if (!value->is_array() || value->size() > kMostOutputs)
+      fail(fmt::format("\"{}\" must be a list of at most {} texts", name, kMostOutputs));
     std::vector<std::string> all;
     for (const json& entry : *value) {
       if (!entry.is_string()) fail(fmt::format("\"{}\" must be a list of texts", name));
@@ -163,7 +165,8 @@ Request parse_request(std::string_view line) {
   } catch (const json::exception& error) {
     throw ProtocolError(nullptr, fmt::format("not JSON: {}", error.what()));
   }
-  if (!object.is_object()) throw ProtocolError(nullptr, "a request is an object: {\"id\": 1, \"method\": \"info\", \"params\": {…}}");
+  if (!object.is_object())
+    throw ProtocolError(nullptr, "a request is an object: {\"id\": 1, \"method\": \"info\", \"params\": {…}}");
   Request request;
   const auto id = object.find("id");
   if (id == object.end() || !is_id(*id)) {
@@ -178,8 +181,10 @@ Request parse_request(std::string_view line) {
     if (name == row.name) known = &row;
   }
   if (known == nullptr) {
-    throw ProtocolError(request.id, fmt::format("unknown method {}; there are generate, resume, cancel, info, presets, params, doctor, "
-                                                "shutdown", printable(name)));
+    throw ProtocolError(request.id,
+                        fmt::format("unknown method {}; there are generate, resume, cancel, info, presets, params, doctor, "
+                                    "shutdown",
+                                    printable(name)));
   }
   request.method = known->method;
   if (const auto params = object.find("params"); params != object.end() && !params->is_null()) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The worker's language, without any work: bytes → lines → requests. Everything here meets hostile input (tests/fuzz/fuzz_serve.cpp).
+// The worker's language, without any work: bytes → lines → requests. Everything here meets hostile input
+// (tests/fuzz/fuzz_serve.cpp).
 #pragma once
-#include <nlohmann/json.hpp>
-
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <stdexcept>
 #include <string>

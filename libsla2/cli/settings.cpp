@@ -20,11 +20,13 @@ void merge_earlier_run(sla2_params* params, const fs::path& path) {
   std::optional<json> object = read_metadata(path);
   if (!object && path.extension() == ".json") {
     json parsed = json::parse(read_text(path, kLargestSettingsFile), nullptr, false);
-    if (!parsed.is_object()) fail(SLA2_E_FILE_FORMAT, "{} is not a JSON object; --from takes a clip or a report made by sla2", path.string());
+    if (!parsed.is_object())
+      fail(SLA2_E_FILE_FORMAT, "{} is not a JSON object; --from takes a clip or a report made by sla2", path.string());
     object = std::move(parsed);
   }
   if (!object) {
-    fail(SLA2_E_FILE_FORMAT, "{} holds no settings of sla2: --from takes a clip (.mp4 .webm .gif .png) or a report (.json) made by it",
+    fail(SLA2_E_FILE_FORMAT,
+         "{} holds no settings of sla2: --from takes a clip (.mp4 .webm .gif .png) or a report (.json) made by it",
          path.string());
   }
   const json settings = known_settings(object->contains("settings") ? (*object)["settings"] : *object);

@@ -17,7 +17,7 @@ struct SettingsSource {
 };
 
 struct Settings {
-  Params params;   ///< "model" set to the located path
+  Params params;  ///< "model" set to the located path
   std::string model;
 };
 

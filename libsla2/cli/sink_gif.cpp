@@ -32,7 +32,8 @@ std::vector<uint8_t> comment_and_trailer(std::string_view comment) {
 class GifSink final : public FrameSink {
  public:
   explicit GifSink(const fs::path& target) : file_(target), output_(file_) {
-    if (avcodec_find_encoder(AV_CODEC_ID_GIF) == nullptr) fail(SLA2_E_UNSUPPORTED, "this FFmpeg has no GIF encoder; write .mp4 or .webm");
+    if (avcodec_find_encoder(AV_CODEC_ID_GIF) == nullptr)
+      fail(SLA2_E_UNSUPPORTED, "this FFmpeg has no GIF encoder; write .mp4 or .webm");
   }
 
   void begin(const ClipInfo& clip) override {
@@ -97,7 +98,8 @@ class GifSink final : public FrameSink {
       packet_->stream_index = stream_->index;
       output_.check(av_interleaved_write_frame(format_.get(), packet_.get()), "a frame");
     }
-    if (result != AVERROR(EAGAIN) && result != AVERROR_EOF) fail(SLA2_E_FILE_WRITE, "the GIF encoder failed: {}", av_error_text(result));
+    if (result != AVERROR(EAGAIN) && result != AVERROR_EOF)
+      fail(SLA2_E_FILE_WRITE, "the GIF encoder failed: {}", av_error_text(result));
   }
 
   TempFile file_;

@@ -28,7 +28,8 @@ NamePattern parse_pattern(const std::string& name) {
   const char* begin = width.data();
   const auto [end, error] = std::from_chars(begin, begin + width.size(), pattern.digits);
   const bool plain = letter != std::string::npos && width.empty();
-  const bool numbered = error == std::errc() && end == begin + width.size() && pattern.digits >= 1 && pattern.digits <= kLargestDigits;
+  const bool numbered =
+      error == std::errc() && end == begin + width.size() && pattern.digits >= 1 && pattern.digits <= kLargestDigits;
   if ((!plain && !numbered) || name.find('%', percent + 1) != std::string::npos) {
     fail(SLA2_E_ARGUMENT, "output pattern \"{}\": expected one %d or %04d, as in frame_%04d.png", name);
   }
@@ -76,7 +77,8 @@ class PngSink final : public FrameSink {
   void finish() override {
     std::error_code error;
     fs::create_directories(folder_.empty() ? fs::path(".") : folder_, error);
-    for (int index = 0; index < count_ && !error; ++index) fs::rename(stage_ / pattern_.name(index), folder_ / pattern_.name(index), error);
+    for (int index = 0; index < count_ && !error; ++index)
+      fs::rename(stage_ / pattern_.name(index), folder_ / pattern_.name(index), error);
     if (error) fail(SLA2_E_FILE_WRITE, "cannot write {}: {}", target_.string(), errno_text(error.value()));
     sync_folder(folder_);
   }

@@ -18,8 +18,8 @@ class VideoSink final : public FrameSink {
       if (encoder_works(choice, &why)) return;
       tried += fmt::format("\n  {}: {}", choice.name, why);
     }
-    fail(SLA2_E_UNSUPPORTED, "no encoder for .{} works here; write a .gif or a folder of PNGs, or install FFmpeg with one of:{}", container_,
-         tried);
+    fail(SLA2_E_UNSUPPORTED, "no encoder for .{} works here; write a .gif or a folder of PNGs, or install FFmpeg with one of:{}",
+         container_, tried);
   }
 
   void begin(const ClipInfo& clip) override {
@@ -29,7 +29,7 @@ class VideoSink final : public FrameSink {
     if (allocated < 0) fail(SLA2_E_UNSUPPORTED, "this FFmpeg has no {} muxer", container_);
     format_->pb = output_.context();
     format_->url = av_strdup(file_.temporary().c_str());  // moving the index to the front reads the file back under this name
-    format_->flags |= AVFMT_FLAG_BITEXACT;  // no writing time: the same frames give the same file
+    format_->flags |= AVFMT_FLAG_BITEXACT;                // no writing time: the same frames give the same file
     av_dict_set(&format_->metadata, "title", clip.title.c_str(), 0);
     av_dict_set(&format_->metadata, "comment", clip.metadata.c_str(), 0);
     choose_encoder(clip);
@@ -86,8 +86,8 @@ class VideoSink final : public FrameSink {
       }
       tried += fmt::format("\n  {}: {}", choice.name, why);
     }
-    fail(SLA2_E_UNSUPPORTED, "no encoder for .{} takes {}x{} at {} frames per second:{}", container_, clip.width, clip.height, clip.fps,
-         tried);
+    fail(SLA2_E_UNSUPPORTED, "no encoder for .{} takes {}x{} at {} frames per second:{}", container_, clip.width, clip.height,
+         clip.fps, tried);
   }
 
   void encode(const AVFrame* frame) {

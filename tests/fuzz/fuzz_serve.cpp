@@ -41,17 +41,10 @@ void check_request(std::string_view line) {
         require(order.outputs.size() <= kMostOutputs && order.checkpoint.empty());
         break;
       }
-      case Method::kResume:
-        require(!parse_resume(request).checkpoint.empty());
-        break;
-      case Method::kCancel:
-        require(!parse_cancel(request).is_null());
-        break;
-      case Method::kInfo:
-        require(!parse_info(request).empty());
-        break;
-      default:
-        break;
+      case Method::kResume: require(!parse_resume(request).checkpoint.empty()); break;
+      case Method::kCancel: require(!parse_cancel(request).is_null()); break;
+      case Method::kInfo: require(!parse_info(request).empty()); break;
+      default: break;
     }
   } catch (const ProtocolError& error) {
     require(error.id.is_null() || error.id.is_string() || error.id.is_number_integer());
