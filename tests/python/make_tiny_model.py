@@ -42,7 +42,7 @@ def randomise(module, generator, scale: float) -> None:
         for name, parameter in module.named_parameters():
             last = name.rsplit(".", 1)[-1]
             noise = torch.randn(parameter.shape, generator=generator)
-            if last == "gamma" or (parameter.ndim == 1 and last == "weight") or "norm" in name and last == "weight":
+            if last == "gamma" or (last == "weight" and (parameter.ndim == 1 or "norm" in name)):
                 parameter.copy_(1 + 0.3 * noise)
             elif parameter.ndim <= 1:
                 parameter.copy_(0.1 * noise)

@@ -31,7 +31,7 @@ def sla2(q, k, v, *, sparsity, block_q=128, block_k=64, scale=None, smooth_k=Tru
     nq, nk = q.shape[-2], k.shape[-2]
     centred = k - k.mean(dim=-2, keepdim=True)
     t_n = -(-nk // block_k)
-    kept = max(1, int(math.floor((1 - sparsity) * t_n + 0.5)))
+    kept = max(1, math.floor((1 - sparsity) * t_n + 0.5))
     router = block_means(q, block_q) @ block_means(centred, block_k).transpose(-1, -2) * scale
     chosen = torch.zeros_like(router, dtype=torch.bool)
     chosen.scatter_(-1, router.sort(dim=-1, descending=True, stable=True).indices[..., :kept], True)

@@ -274,8 +274,8 @@ def test_too_little_memory_is_said_with_a_remedy(sla2, model):
 
 
 def test_damaged_weights_give_a_clear_error(sla2, folder, tmp_path):
-    from safetensors.numpy import load_file, save_file
     from safetensors import safe_open
+    from safetensors.numpy import load_file, save_file
 
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 
 def smooth(values: np.ndarray, width: int) -> np.ndarray:
