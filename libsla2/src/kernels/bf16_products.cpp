@@ -36,11 +36,10 @@ int64_t PackedLinear::Bf16Products::columns_of(int64_t panel) const {
   return std::min(kColumnPanel, out_ - panel * kColumnPanel);
 }
 
-dnnl::matmul::primitive_desc PackedLinear::Bf16Products::describe(int64_t rows, int64_t columns, int64_t ldy,
-                                                                  const Desc& w) const {
+dnnl::matmul::primitive_desc PackedLinear::Bf16Products::describe(int64_t rows, int64_t columns, const Desc& w) const {
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  const Desc x({rows, in_}, kBf16, Dims{in_, 1}), y({rows, columns}, kF32, Dims{ldy, 1});
+  const Desc x({rows, in_}, kBf16, Dims{in_, 1}), y({rows, columns}, kF32, Dims{columns, 1});
   return {dnnl::matmul::desc(x, w, y), attributes, engine_};
 }
 
@@ -51,7 +50,7 @@ PackedLinear::Bf16Products::Bf16Products(int64_t in, int64_t out, const bf16_t* 
     for (int64_t column = 0; column < out; column += kColumnPanel) {
       const int64_t columns = columns_of(column / kColumnPanel);
       const Desc any({in, columns}, kBf16, dnnl::memory::format_tag::any), plain({in, columns}, kBf16, Dims{1, in});
-      const auto chosen = for_one_thread([&] { return describe(kMaxRowTile, columns, columns, any); }).weights_desc();
+      const auto chosen = for_one_thread([&] { return describe(kMaxRowTile, columns, any); }).weights_desc();
       // oneDNN's memory takes a mutable pointer; the reorder only reads it.
       dnnl::memory source(plain, engine_, const_cast<bf16_t*>(weight + column * in)), target(chosen, engine_);
       dnnl::reorder(source, target).execute(stream, source, target);
@@ -63,15 +62,15 @@ PackedLinear::Bf16Products::Bf16Products(int64_t in, int64_t out, const bf16_t* 
   }
 }
 
-void PackedLinear::Bf16Products::prepare(int64_t rows, int64_t last_rows, int64_t ldy) {
+void PackedLinear::Bf16Products::prepare(int64_t rows, int64_t last_rows) {
   try {
     for (const size_t panel : {size_t{0}, panels_.size() - 1}) {
       const int64_t columns = columns_of(static_cast<int64_t>(panel));
       for (const int64_t count : {rows, last_rows}) {
-        const Key key{count, columns, ldy > 0 ? ldy : columns};
+        const Key key{count, columns};
         if (products_.contains(key)) continue;
         products_.emplace(key, for_one_thread([&] {
-                            const auto made = describe(count, columns, key.ldy, panels_[panel].get_desc());
+                            const auto made = describe(count, columns, panels_[panel].get_desc());
                             return Product{dnnl::matmul(made), made.src_desc(), made.dst_desc(), made.scratchpad_desc()};
                           }));
       }
@@ -81,8 +80,8 @@ void PackedLinear::Bf16Products::prepare(int64_t rows, int64_t last_rows, int64_
   }
 }
 
-void PackedLinear::Bf16Products::run(const bf16_t* x, int64_t rows, int64_t panel, float* y, int64_t ldy) const {
-  const Product& product = products_.at({rows, columns_of(panel), ldy});
+void PackedLinear::Bf16Products::run(const bf16_t* x, int64_t rows, int64_t panel, float* y) const {
+  const Product& product = products_.at({rows, columns_of(panel)});
   dnnl::stream stream(engine_);
   dnnl::memory source(product.x, engine_, const_cast<bf16_t*>(x)), target(product.y, engine_, y);
   dnnl::memory scratch(product.scratch, engine_);

@@ -20,7 +20,7 @@ const ElementwiseTable& elementwise() {
 void silu(float* values, int64_t count) {
   static const std::vector<float> zero(static_cast<size_t>(kGrain), 0.0F);
   parallel_ranges(count, kGrain, [&](int64_t begin, int64_t end, int) {
-    elementwise().bias_silu(zero.data(), values + begin, static_cast<size_t>(end - begin));
+    elementwise().bias_silu(values + begin, zero.data(), values + begin, static_cast<size_t>(end - begin));
   });
 }
 

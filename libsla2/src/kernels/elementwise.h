@@ -14,12 +14,12 @@ struct ElementwiseTable {
   void (*widen_f16)(const uint16_t* source, float* target, size_t count);
   void (*narrow_bf16)(const float* source, bf16_t* target, size_t count);  ///< round to nearest even, NaN kept
   void (*round_to_bf16)(const float* source, float* target, size_t count);
-  /// y = y + bias
-  void (*add_bias)(const float* bias, float* y, size_t count);
-  /// y = gelu_tanh(y + bias); gelu_tanh(v) = v·(1 + tanh(sqrt(2/pi)·(v + 0.044715·v^3)))/2
-  void (*bias_gelu_tanh)(const float* bias, float* y, size_t count);
-  /// y = silu(y + bias), silu(v) = v / (1 + exp(-v))
-  void (*bias_silu)(const float* bias, float* y, size_t count);
+  /// y = x + bias
+  void (*add_bias)(const float* x, const float* bias, float* y, size_t count);
+  /// y = gelu_tanh(x + bias); gelu_tanh(v) = v·(1 + tanh(sqrt(2/pi)·(v + 0.044715·v^3)))/2
+  void (*bias_gelu_tanh)(const float* x, const float* bias, float* y, size_t count);
+  /// y = silu(x + bias), silu(v) = v / (1 + exp(-v))
+  void (*bias_silu)(const float* x, const float* bias, float* y, size_t count);
   /// x = x + gate·(y + bias)
   void (*add_gated)(const float* y, const float* bias, const float* gate, float* x, size_t count);
   bool (*all_finite)(const float* values, size_t count);

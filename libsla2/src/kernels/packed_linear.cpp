@@ -95,12 +95,13 @@ void PackedLinear::finish(const float* product, int64_t ld_product, int64_t row,
   const float* bias = bias_.data() + column;
   const float* gate = (epilogue.gate != nullptr ? epilogue.gate : ones_.data()) + column;
   for (int64_t i = 0; i < rows; ++i) {
+    const float* source = product + i * ld_product;
     float* target = y + (row + i) * ldy + column;
     switch (epilogue.kind) {
-      case Epilogue::Kind::kStore: run.add_bias(bias, target, count); break;
-      case Epilogue::Kind::kGeluTanh: run.bias_gelu_tanh(bias, target, count); break;
-      case Epilogue::Kind::kSilu: run.bias_silu(bias, target, count); break;
-      case Epilogue::Kind::kAddGated: run.add_gated(product + i * ld_product, bias, gate, target, count); break;
+      case Epilogue::Kind::kStore: run.add_bias(source, bias, target, count); break;
+      case Epilogue::Kind::kGeluTanh: run.bias_gelu_tanh(source, bias, target, count); break;
+      case Epilogue::Kind::kSilu: run.bias_silu(source, bias, target, count); break;
+      case Epilogue::Kind::kAddGated: run.add_gated(source, bias, gate, target, count); break;
     }
   }
 }
@@ -125,18 +126,19 @@ void PackedLinear::forward(const float* x, int64_t rows, int64_t ldx, float* y, 
     x = rounded;
     ldx = in_;
   }
-  const bool adds = epilogue.kind == Epilogue::Kind::kAddGated;
+  // Products that are added to y need a tile of their own; oneDNN's fast bf16 products write dense tiles only.
+  const bool tiled = epilogue.kind == Epilogue::Kind::kAddGated || bf16_ != nullptr;
   const int64_t tile = row_tile(rows), row_tiles = (rows + tile - 1) / tile, panels = (out_ + kColumnPanel - 1) / kColumnPanel;
-  if (bf16_) bf16_->prepare(std::min(tile, rows), rows - (row_tiles - 1) * tile, adds ? 0 : ldy);
+  if (bf16_) bf16_->prepare(std::min(tile, rows), rows - (row_tiles - 1) * tile);
   parallel_for(row_tiles * panels, [&](int64_t task, int worker) {
     const int64_t row = task % row_tiles * tile, column = task / row_tiles * kColumnPanel;
     const int64_t tile_rows = std::min(tile, rows - row), columns = std::min(kColumnPanel, out_ - column);
     std::byte* own = bytes + scratch.rounded + scratch.per_worker() * static_cast<uint64_t>(worker);
     auto* const product_tile = reinterpret_cast<float*>(own + scratch.panel);
-    float* product = adds ? product_tile : y + row * ldy + column;
-    int64_t ld_product = adds ? columns : ldy;
+    float* product = tiled ? product_tile : y + row * ldy + column;
+    const int64_t ld_product = tiled ? columns : ldy;
     if (bf16_) {
-      bf16_->run(narrow + row * in_, tile_rows, column / kColumnPanel, product, ld_product);
+      bf16_->run(narrow + row * in_, tile_rows, column / kColumnPanel, product);
     } else {
       const float* weights = panel_weights(column, columns, reinterpret_cast<float*>(own));
       gemm_f32_serial(tile_rows, columns, in_, x + row * ldx, ldx, false, weights, in_, true, product, ld_product);

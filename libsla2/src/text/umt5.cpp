@@ -135,7 +135,7 @@ struct Run {
     parallel_for(n, [&](int64_t row, int) {
       float* g = gate.data() + row * c.d_ff;
       const float* u = up.data() + row * c.d_ff;
-      kernels::elementwise().bias_gelu_tanh(zeros.data(), g, static_cast<size_t>(c.d_ff));
+      kernels::elementwise().bias_gelu_tanh(g, zeros.data(), g, static_cast<size_t>(c.d_ff));
       for (int64_t column = 0; column < c.d_ff; ++column) g[column] *= u[column];
     });
     project(layer_name(layer, "1.DenseReluDense.wo"), gate.data(), c.d_ff, x.data(), c.d_model, 1.0f);

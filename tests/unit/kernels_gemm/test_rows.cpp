@@ -133,8 +133,8 @@ TEST_CASE("activations equal the fp64 formulas to a few ulp, also far out") {
       for (size_t i = 0; i < count; ++i) v[i] = 0.01F * (static_cast<float>(i) - 0.5F * static_cast<float>(count));
       v[0] = count % 2 == 0 ? 1e30F : -1e4F;
       auto gelu = v, silu = v;
-      table->bias_gelu_tanh(zero.data(), gelu.data(), count);
-      table->bias_silu(zero.data(), silu.data(), count);
+      table->bias_gelu_tanh(gelu.data(), zero.data(), gelu.data(), count);
+      table->bias_silu(silu.data(), zero.data(), silu.data(), count);
       for (size_t i = 0; i < count; ++i) {
         const double x = v[i], t = std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x));
         check_near(gelu[i], 0.5 * x * (1 + t), 1e-6 * std::abs(x) * std::max(0.5 * (1 + t), 0.06) + 1e-30);
@@ -152,7 +152,7 @@ TEST_CASE("adding, gating and conversions, every tail") {
       std::vector<bf16_t> narrow(count);
       std::vector<uint16_t> half(count);
       std::vector<float> from_bf16(count), from_half(count);
-      table->add_bias(bias.data(), sum.data(), count);
+      table->add_bias(sum.data(), bias.data(), sum.data(), count);
       table->add_gated(y.data(), bias.data(), gate.data(), out.data(), count);
       table->narrow_bf16(x.data(), narrow.data(), count);
       table->round_to_bf16(x.data(), rounded.data(), count);

@@ -53,16 +53,16 @@ struct Padded {
   HWY_INLINE const float* data() const { return values; }
 };
 
-/// y[i] = function(y[i], operands[i]...): whole vectors, then the tail padded, so that it is the same arithmetic.
+/// y[i] = function(operands[i]...): whole vectors, then the tail padded, so that it is the same arithmetic.
 template <typename Function, typename... Operands>
 HWY_INLINE void map(float* y, size_t count, const Function& function, const Operands*... operands) {
   size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) hn::StoreU(function(hn::LoadU(kF, y + i), hn::LoadU(kF, operands + i)...), kF, y + i);
+  for (; i + kLanes <= count; i += kLanes) hn::StoreU(function(hn::LoadU(kF, operands + i)...), kF, y + i);
   const size_t rest = count - i;
   if (rest == 0) return;
-  Padded tail(y + i, rest);
-  hn::Store(function(hn::Load(kF, tail.data()), hn::Load(kF, Padded(operands + i, rest).data())...), kF, tail.values);
-  __builtin_memcpy(y + i, tail.data(), rest * sizeof(float));
+  HWY_ALIGN float tail[kLanes];
+  hn::Store(function(hn::Load(kF, Padded(operands + i, rest).data())...), kF, tail);
+  __builtin_memcpy(y + i, tail, rest * sizeof(float));
 }
 
 void widen_bf16(const bf16_t* source, float* target, size_t count) {
@@ -96,24 +96,23 @@ void narrow_bf16(const float* source, bf16_t* target, size_t count) {
   for (size_t lane = 0; lane < count - i; ++lane) target[i + lane] = static_cast<bf16_t>(bits[lane] >> 16);
 }
 void round_to_bf16(const float* source, float* target, size_t count) {
-  if (source != target) __builtin_memcpy(target, source, count * sizeof(float));
-  map(target, count, [](Vec v) { return hn::BitCast(kF, round_bits(v)); });
+  map(target, count, [](Vec v) { return hn::BitCast(kF, round_bits(v)); }, source);
 }
-void add_bias(const float* bias, float* y, size_t count) {
+void add_bias(const float* x, const float* bias, float* y, size_t count) {
   map(
-      y, count, [](Vec v, Vec b) { return hn::Add(v, b); }, bias);
+      y, count, [](Vec v, Vec b) { return hn::Add(v, b); }, x, bias);
 }
-void bias_gelu_tanh(const float* bias, float* y, size_t count) {
+void bias_gelu_tanh(const float* x, const float* bias, float* y, size_t count) {
   map(
-      y, count, [](Vec v, Vec b) { return gelu_tanh(hn::Add(v, b)); }, bias);
+      y, count, [](Vec v, Vec b) { return gelu_tanh(hn::Add(v, b)); }, x, bias);
 }
-void bias_silu(const float* bias, float* y, size_t count) {
+void bias_silu(const float* x, const float* bias, float* y, size_t count) {
   map(
-      y, count, [](Vec v, Vec b) { return silu(hn::Add(v, b)); }, bias);
+      y, count, [](Vec v, Vec b) { return silu(hn::Add(v, b)); }, x, bias);
 }
 void add_gated(const float* y, const float* bias, const float* gate, float* x, size_t count) {
   map(
-      x, count, [](Vec v, Vec add, Vec b, Vec g) { return hn::MulAdd(g, hn::Add(add, b), v); }, y, bias, gate);
+      x, count, [](Vec v, Vec add, Vec b, Vec g) { return hn::MulAdd(g, hn::Add(add, b), v); }, x, y, bias, gate);
 }
 bool all_finite(const float* values, size_t count) {
   const VecU mask = hn::Set(kU, kExponentMask);

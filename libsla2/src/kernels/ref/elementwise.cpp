@@ -22,15 +22,15 @@ void narrow_bf16(const float* source, bf16_t* target, size_t count) { convert_to
 void round_to_bf16(const float* source, float* target, size_t count) {
   for (size_t i = 0; i < count; ++i) target[i] = bf16_to_f32(f32_to_bf16(source[i]));
 }
-void add_bias(const float* bias, float* y, size_t count) {
-  for (size_t i = 0; i < count; ++i) y[i] += bias[i];
+void add_bias(const float* x, const float* bias, float* y, size_t count) {
+  for (size_t i = 0; i < count; ++i) y[i] = x[i] + bias[i];
 }
-void bias_gelu_tanh(const float* bias, float* y, size_t count) {
-  for (size_t i = 0; i < count; ++i) y[i] = gelu_tanh(y[i] + bias[i]);
+void bias_gelu_tanh(const float* x, const float* bias, float* y, size_t count) {
+  for (size_t i = 0; i < count; ++i) y[i] = gelu_tanh(x[i] + bias[i]);
 }
-void bias_silu(const float* bias, float* y, size_t count) {
+void bias_silu(const float* x, const float* bias, float* y, size_t count) {
   for (size_t i = 0; i < count; ++i) {
-    const float v = y[i] + bias[i];
+    const float v = x[i] + bias[i];
     y[i] = v / (1.0F + std::exp(-v));
   }
 }
