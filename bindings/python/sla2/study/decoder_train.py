@@ -61,8 +61,9 @@ def train(args: argparse.Namespace) -> None:
     if path.exists():
         state = torch.load(path, weights_only=False)
         vae.load_state_dict(state["model"])
-        opt.load_state_dict({"state": state["opt"]["state"],
-                             "param_groups": opt.state_dict()["param_groups"]})
+        if state["opt"]:
+            opt.load_state_dict({"state": state["opt"]["state"],
+                                 "param_groups": opt.state_dict()["param_groups"]})
         ema.load_state_dict(state["ema"])
         step, spent, log = state["step"], state["spent"], state["log"]
     cache = latents.read(work / "latents", "train")[0].half()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 
@@ -30,7 +31,7 @@ HELD_OUT_SHIFT = 3.0
 
 
 class FastAttention:
-    """Wan's attention with rotary embedding done by one complex product."""
+    """Wan's attention written for short sequences on CPUs: rotation by one complex product, explicit scores."""
 
     def __call__(self, attn, x: Tensor, context: Tensor | None = None, mask=None,
                  rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -40,10 +41,37 @@ class FastAttention:
         q, k, v = (a.unflatten(2, (attn.heads, -1)) for a in (q, k, v))
         if rotary is not None:
             turn = torch.complex(rotary[0][..., 0::2], rotary[1][..., 1::2])
-            q, k = (torch.view_as_real(torch.view_as_complex(a.unflatten(-1, (-1, 2))) * turn).flatten(-2)
+            q, k = (torch.view_as_real(torch.view_as_complex(a.float().unflatten(-1, (-1, 2))) * turn).flatten(-2)
                     for a in (q, k))
-        out = F.scaled_dot_product_attention(*(a.transpose(1, 2) for a in (q, k, v)))
-        return attn.to_out[0](out.transpose(1, 2).flatten(2))
+        q, k, v = (a.transpose(1, 2).to(v.dtype) for a in (q * q.shape[-1] ** -0.5, k, v))
+        scores = (q @ k.mT).softmax(-1, dtype=v.dtype)
+        return attn.to_out[0]((scores @ v).transpose(1, 2).flatten(2))
+
+
+def look_back(model: WanTransformer3DModel, layer: int, head: int, axis: int) -> None:
+    """Start a self-attention head so that every token reads its predecessor along ``axis`` (0 t, 1 h, 2 w).
+
+    Rotary embedding only tells distances, and noise looks the same in every frame: nothing says which frame
+    is the first. A head that reads the predecessor gives the tokens without one another variance, from which
+    the rest learns absolute positions. Queries and keys of this head start constant (their biases), turned
+    against each other so that the score along ``axis`` is largest one step back, and along the others at rest.
+    """
+    attn, size = model.blocks[layer].attn1, model.config.attention_head_dim
+    rows = slice(head * size, (head + 1) * size)
+    spatial = 2 * (size // 6)
+    starts = (0, size - 2 * spatial, size - spatial)
+    for linear, norm in ((attn.to_q, attn.norm_q), (attn.to_k, attn.norm_k)):
+        linear.weight[rows] = 0
+        norm.weight[rows] = 2.0
+        for i, start in enumerate(starts):
+            first = head * size + start
+            for pair, weight in ((0, 3.6), (1, 2.5)):
+                rate = 1e4 ** (-2 * pair / (spatial if i else size - 2 * spatial))
+                turn = rate if i == axis and linear is attn.to_q else 0.0
+                linear.bias[first + 2 * pair] = weight * math.cos(-turn)
+                linear.bias[first + 2 * pair + 1] = weight * math.sin(-turn)
+    out = torch.empty(model.config.num_attention_heads * size, size)
+    attn.to_out[0].weight[:, rows] = 0.7 * torch.nn.init.orthogonal_(out)
 
 
 def build(config: dict | None = None) -> WanTransformer3DModel:
@@ -97,7 +125,9 @@ def object_weights(factor: float) -> dict[str, Tensor]:
 def flow_loss(model, x0: Tensor, context: Tensor, sigma: Tensor, noise: Tensor, weight=1.0) -> Tensor:
     """Return the (weighted) mean squared error of the predicted velocity per sample, [b]."""
     s = sigma.view(-1, 1, 1, 1, 1)
-    out = model((1 - s) * x0 + s * noise, 1000 * sigma, context, return_dict=False)[0]
+    # On a CPU without bfloat16 products these are emulated, and slower than float32.
+    with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
+        out = model((1 - s) * x0 + s * noise, 1000 * sigma, context, return_dict=False)[0].float()
     return (weight * (out - (noise - x0)).square()).flatten(1).mean(1)
 
 
@@ -123,6 +153,9 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     path, folder = Path(args.work) / f"{args.name}.pt", Path(args.work) / "latents"
     text, model = Encoder(Path(args.work) / "text.pt"), build()
+    with torch.no_grad():
+        for axis in range(3):
+            look_back(model, layer=0, head=axis, axis=axis)
     matrices = [p for n, p in model.named_parameters() if n.endswith("weight") and p.ndim == 2
                 and "proj_out" not in n]
     chosen = {id(p) for p in matrices}

@@ -3,7 +3,8 @@
 
 All lengths are in world units: a frame is 128 x 128 units whatever its size in pixels, x points
 right and y points down. Colours are RGB in [0, 1]. The landscape of a (time, place, weather) is
-always the same.
+always the same. Within a clip its light changes and the sun or moon wanders: pretty, and it tells a model
+that only knows distances (rotary embedding) which frame it sees, without which no motion could be learnt.
 """
 from __future__ import annotations
 
@@ -60,6 +61,7 @@ _SKY = {"day": ((0.30, 0.58, 0.92), (0.80, 0.91, 0.98)),
         "sunset": ((0.40, 0.25, 0.52), (1.00, 0.66, 0.38)),
         "night": ((0.03, 0.04, 0.14), (0.13, 0.15, 0.34))}
 _TINT = {"day": (1.0, 1.0, 1.0), "sunset": (0.95, 0.66, 0.58), "night": (0.25, 0.30, 0.50)}
+_LIGHT = {"day": (0.74, 1.06), "sunset": (1.14, 0.76), "night": (0.70, 1.40)}  # first and last frame
 _STARS = ((9, 14), (24, 40), (31, 9), (44, 27), (57, 12), (70, 36), (77, 17), (91, 48), (118, 52),
           (121, 10), (14, 60), (50, 55))
 _HOUSES = ((0, 17, 66), (17, 15, 80), (32, 19, 58), (51, 14, 76), (65, 20, 63), (85, 15, 82),
@@ -81,16 +83,18 @@ def _landscape(time: str, place: str, frame: int, size: int) -> np.ndarray:
     x, y = grid(size)
     px, tint = SIZE / size, np.asarray(_TINT[time], np.float32)
     top, low = (np.asarray(c, np.float32) for c in _SKY[time])
+    passed = frame / (FRAMES - 1)
     image = top + np.clip(y / 88, 0, 1)[..., None] * (low - top)
     if time == "day":
-        over(image, (1.0, 0.97, 0.70), cover(np.hypot(x - 102, y - 22) - 10, px))
+        over(image, (1.0, 0.97, 0.70), cover(np.hypot(x - 30 - 68 * passed, y - 20) - 10, px))
     elif time == "sunset":
-        over(image, (1.0, 0.86, 0.45), cover(np.hypot(x - 64, y - 78) - 19, px))
+        over(image, (1.0, 0.86, 0.45), cover(np.hypot(x - 64, y - 62 - 22 * passed) - 19, px))
     else:
         for i, (sx, sy) in enumerate(_STARS):
             glow = 0.75 + 0.25 * np.sin(i * 2.1)
             over(image, (1.0, 1.0, 0.9), glow * cover(np.hypot(x - sx, y - sy) - 1.3, px))
-        moon = np.maximum(np.hypot(x - 104, y - 24) - 10, 8.5 - np.hypot(x - 99, y - 21))
+        mx = 98 - 68 * passed
+        moon = np.maximum(np.hypot(x - mx, y - 22) - 10, 8.5 - np.hypot(x - mx + 5, y - 19))
         over(image, (0.97, 0.96, 0.82), cover(moon, px))
 
     def ground(height, colour) -> None:
@@ -132,16 +136,18 @@ def _landscape(time: str, place: str, frame: int, size: int) -> np.ndarray:
 @lru_cache(None)
 def background(time: str, place: str, weather: str, size: int = SIZE) -> np.ndarray:
     """Return the scene without object and particles: float32 [FRAMES, size, size, 3]."""
-    frames = FRAMES if place == "sea" else 1
-    image = np.stack([_landscape(time, place, f, size) for f in range(frames)])
+    first, last = _LIGHT[time]
+    light = np.linspace(first, last, FRAMES, dtype=np.float32)[:, None, None, None]
+    image = np.stack([_landscape(time, place, f, size) for f in range(FRAMES)])
+    image = np.minimum(image * light, 1.0)
     y, tint = grid(size)[1], np.asarray(_TINT[time], np.float32)
     if weather == "rain":
         haze = np.array((0.48, 0.52, 0.58)) * (0.35 + 0.65 * tint)
-        over(image, haze, np.full((frames, *y.shape), 0.38, np.float32))
+        over(image, haze, np.full((FRAMES, *y.shape), 0.38, np.float32))
     elif weather == "snow":
-        cover = np.broadcast_to(0.55 * np.clip((y - 78) / 20, 0, 1), (frames, *y.shape))
+        cover = np.broadcast_to(0.55 * np.clip((y - 78) / 20, 0, 1), (FRAMES, *y.shape))
         over(image, np.array((0.93, 0.95, 1.0)) * (0.3 + 0.7 * tint), cover)
-    return np.broadcast_to(image.astype(np.float32), (FRAMES, size, size, 3))
+    return image.astype(np.float32)
 
 
 _DROPS = tuple((float(x), float(y)) for x, y in np.random.default_rng(5).permutation(
