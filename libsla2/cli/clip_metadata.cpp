@@ -34,6 +34,17 @@ struct InputClose {
 };
 using AvInput = std::unique_ptr<AVFormatContext, InputClose>;
 
+/// The values and, where none was set, the table's defaults: a clip must say everything by itself, since a later version may
+/// have other defaults. The model's own defaults come with the report, which is merged on top.
+Params with_defaults(const sla2_params* params) {
+  Params complete = copy_params(params);
+  for_each_param([&](const sla2_param_info& info) {
+    const bool open = info.default_text[0] != '\0' && !is_local(info) && std::string_view(info.group) != "Model";
+    if (open && !param_is_set(params, info.name)) require(sla2_params_set_text(complete.get(), info.name, info.default_text));
+  });
+  return complete;
+}
+
 /// Only the containers this tool writes: other demuxers have no business with the user's file.
 AvInput open_media(const fs::path& path) {
   AVFormatContext* context = nullptr;
@@ -68,7 +79,7 @@ json known_settings(const json& settings) {
 
 std::string make_metadata(const sla2_params* params, const std::string& report) {
   json object{{"format", kFormatName}, {"version", kMetadataVersion}, {"library", sla2_version()}};
-  json settings = json::parse(params_json(params));
+  json settings = json::parse(params_json(with_defaults(params).get()));
   const json told = json::parse(report, nullptr, false);
   if (told.is_object()) {
     if (told.contains("settings") && told["settings"].is_object()) settings.update(told["settings"]);

@@ -25,6 +25,7 @@ constexpr int64_t kHeads = 4, kHeadDim = 128;  // head dimension of every publis
 constexpr std::array<int64_t, 3> kTokens{1024, 2048, 4096};
 constexpr std::array<double, 2> kSparsities{0.75, 0.9};
 constexpr size_t kAlignment = 64;  // sla2_attention_forward() asks for it
+constexpr int kMostRuns = 100;
 constexpr const char* kBenchPrompt = "a red ball bounces in the meadow by day";
 
 double median(std::vector<double> values) {
@@ -187,7 +188,7 @@ void add_bench(CLI::App& app, Action& action) {
   CLI::App* command = app.add_subcommand("bench", "Measure the phases of a generation, and full against SLA2 attention");
   command->add_option("--preset", options->source.preset, "Settings by name or file");
   command->add_option("-n,--runs", options->runs, "Runs of which the median is shown [default 3]")
-      ->check(CLI::Range(1, 100))
+      ->check(CLI::Range(1, kMostRuns).description(""))
       ->type_name("INT");
   command->add_flag("--json", options->json, "As JSON");
   auto* attention = command->add_flag("--attention-only", options->only_attention, "Only the attention table");

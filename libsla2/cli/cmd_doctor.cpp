@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstdlib>
 
 #include "clip_metadata.h"
 #include "commands.h"
@@ -130,7 +129,9 @@ json doctor_report() {
   report["presets"] = list_presets();
   report["model"] = model_report();
   std::error_code error;
-  report["folders"] = {folder_report(fs::temp_directory_path(error)), folder_report(fs::current_path(error))};
+  const fs::path temporary = fs::temp_directory_path(error), here = fs::current_path(error);
+  report["folders"] = json::array({folder_report(here)});
+  if (temporary != here) report["folders"].push_back(folder_report(temporary));
   return report;
 }
 

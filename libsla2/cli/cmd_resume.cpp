@@ -10,8 +10,7 @@ namespace sla2::cli {
 namespace {
 
 struct Options {
-  std::string checkpoint, model;
-  int64_t threads = -1;  // as saved
+  std::string checkpoint, model, threads;
   OutputFlags output;
   Verbosity verbosity;
 };
@@ -23,9 +22,7 @@ void add_resume(CLI::App& app, Action& action) {
   CLI::App* command = app.add_subcommand("resume", "Go on with a stopped run");
   command->add_option("checkpoint", options->checkpoint, "OUT.sla2ckpt of the stopped run")->required()->type_name("CHECKPOINT");
   command->add_option("-m,--model", options->model, "The model, where it has moved since")->type_name("PATH");
-  command->add_option("--threads", options->threads, "CPU threads; 0: all [as saved]")
-      ->check(CLI::NonNegativeNumber)
-      ->type_name("INT");
+  command->add_option("--threads", options->threads, "CPU threads; 0: all [as saved]")->type_name("INT");
   options->output.add_to(command);
   options->verbosity.add_to(command);
   command->footer("Example:\n  sla2 resume balloon.mp4.sla2ckpt\n");

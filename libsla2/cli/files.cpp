@@ -71,7 +71,11 @@ TempFile::TempFile(fs::path target) : target_(std::move(target)), temporary_(tem
     if (::fstat(descriptor_, &opened) == 0 && ::stat(temporary_.c_str(), &named) == 0 && opened.st_ino == named.st_ino) break;
     ::close(descriptor_);
   }
-  if (::ftruncate(descriptor_, 0) != 0) fail_write(target_, errno);
+  if (::ftruncate(descriptor_, 0) != 0) {
+    const int error = errno;
+    ::close(descriptor_);
+    fail_write(target_, error);
+  }
 }
 
 TempFile::~TempFile() {

@@ -2,6 +2,7 @@
 // The sla2 tool: a thin front end on the C door (include/sla2), with FFmpeg for the files it writes.
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 
 #include "av.h"
@@ -45,6 +46,7 @@ ExitCode run(int argc, char** argv) {
 int main(int argc, char** argv) {
   for (const int signal : {SIGPIPE, SIGXFSZ}) std::signal(signal, SIG_IGN);  // failed writes, not the end of a long run
   av_log_set_level(AV_LOG_QUIET);  // encoders talk much; what matters is in our own messages
+  ::setenv("SVT_LOG", "1", 0);     // SVT-AV1 prints past libavcodec's log; 1: errors alone
   try {
     return static_cast<int>(run(argc, argv));
   } catch (const sla2::cli::CliError& error) {

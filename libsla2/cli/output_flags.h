@@ -25,7 +25,7 @@ class OutputFlags {
     app->add_option("--quality", choice_.plan.quality,
                     fmt::format("Quality of .mp4 and .webm: 0 best and largest … {} smallest [default {}]", kWorstQuality,
                                 kDefaultQuality))
-        ->check(CLI::Range(0, kWorstQuality))
+        ->check(CLI::Range(0, kWorstQuality).description(""))
         ->type_name("INT")
         ->group("Output");
     app->add_flag("--keep-checkpoint", choice_.keep_checkpoint, "Keep OUT.sla2ckpt after success")->group("Output");

@@ -29,7 +29,8 @@ JobRequest prepare_generate(const SettingsSource& source, const OutputChoice& ou
   return request;
 }
 
-JobRequest prepare_resume(const std::string& checkpoint, const std::string& model, int64_t threads, const OutputChoice& output) {
+JobRequest prepare_resume(const std::string& checkpoint, const std::string& model, const std::string& threads,
+                          const OutputChoice& output) {
   JobRequest request;
   request.resume = true;
   request.checkpoint = checkpoint;
@@ -38,7 +39,7 @@ JobRequest prepare_resume(const std::string& checkpoint, const std::string& mode
   request.params.reset(saved);
   request.changes = make_params();
   require(sla2_params_set_text(request.changes.get(), "checkpoint", checkpoint.c_str()));
-  if (threads >= 0) require(sla2_params_set_int(request.changes.get(), "threads", threads));
+  if (!threads.empty()) require(sla2_params_set_text(request.changes.get(), "threads", threads.c_str()));
   const std::string name = model.empty() ? param_text(request.params.get(), "model") : model;
   if (name.empty()) fail(SLA2_E_ARGUMENT, "{} does not say which model it belongs to; add -m MODEL", checkpoint);
   request.model = locate_model(name, "").string();

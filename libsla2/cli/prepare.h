@@ -14,7 +14,8 @@ struct OutputChoice {
 };
 
 JobRequest prepare_generate(const SettingsSource& source, const OutputChoice& output);
-/// model: "" for the saved one; threads: -1 for the saved number.
-JobRequest prepare_resume(const std::string& checkpoint, const std::string& model, int64_t threads, const OutputChoice& output);
+/// model, threads: "" for the saved one.
+JobRequest prepare_resume(const std::string& checkpoint, const std::string& model, const std::string& threads,
+                          const OutputChoice& output);
 
 }  // namespace sla2::cli

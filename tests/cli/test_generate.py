@@ -98,6 +98,13 @@ def test_from_repeats_the_clip(clip, sla2, tmp_path, source):
         assert (tmp_path / "png" / f"{index:04d}.png").read_bytes() == (folder / "png" / f"{index:04d}.png").read_bytes()
 
 
+def test_a_clip_says_everything_by_itself(generate, sla2, tmp_path):
+    """Also what nobody set: a later version may have other defaults."""
+    generate("-o", tmp_path / "a.gif")
+    settings = json.loads(sla2("info", tmp_path / "a.gif", "--json").stdout)["settings"]
+    assert settings["seed"] == 0 and settings["attention"] == "full" and settings["fps"] == FPS and settings["negative_prompt"]
+
+
 def test_from_with_another_seed_differs(clip, sla2, tmp_path):
     sla2("generate", "--from", clip[0] / "a.mp4", "-s", 12, "-o", tmp_path / "png")
     assert not (decode(tmp_path / "png" / "%04d.png") == decode(clip[0] / "png" / "%04d.png")).all()
