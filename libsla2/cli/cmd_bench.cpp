@@ -145,7 +145,7 @@ json bench_attention(int runs) {
   return rows;
 }
 
-void print(const json& report) {
+void print_tables(const json& report) {
   if (report.contains("generate")) {
     const json& run = report["generate"];
     std::puts(fmt::format("{}: {} tokens, median of {} runs", run["model"].get<std::string>(), run["tokens"].dump(),
@@ -204,7 +204,7 @@ void add_bench(CLI::App& app, Action& action) {
       if (options->json)
         std::puts(event_line(report).c_str());
       else
-        print(report);
+        print_tables(report);
       return ExitCode::kOk;
     };
   });

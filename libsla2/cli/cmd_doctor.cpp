@@ -81,7 +81,7 @@ json folder_report(const fs::path& folder) {
 
 void line(bool good, const std::string& text) { std::puts(fmt::format("  {} {}", good ? "+" : "-", text).c_str()); }
 
-void print(const json& report) {
+void print_report(const json& report) {
   const json& system = report["system"];
   std::puts(fmt::format("sla2 {} on {}", sla2_version(), system.value("cpu", "?")).c_str());
   line(true, fmt::format("instruction set {}, {} threads", system.value("isa", "?"), system.value("threads", 0)));
@@ -146,7 +146,7 @@ void add_doctor(CLI::App& app, Action& action) {
       if (*as_json)
         std::puts(event_line(report).c_str());
       else
-        print(report);
+        print_report(report);
       return ExitCode::kOk;
     };
   });

@@ -10,7 +10,7 @@ namespace sla2::cli {
 
 namespace {
 
-struct Options {
+struct GenerateOptions {
   SettingsSource source;
   OutputFlags output;
   ParamFlags params;
@@ -23,7 +23,7 @@ constexpr const char* kExamples =
     "  sla2 generate --from balloon.mp4 -s 7 -o again.webm      the same settings, another seed\n"
     "  sla2 generate --preset demo -p \"a ball\" -o frames/       a folder of PNGs\n";
 
-JobRequest prepare(const Options& options) {
+JobRequest prepare(const GenerateOptions& options) {
   SettingsSource source = options.source;
   source.values = options.params.given();
   return prepare_generate(source, options.output.choice());
@@ -32,7 +32,7 @@ JobRequest prepare(const Options& options) {
 }  // namespace
 
 void add_generate(CLI::App& app, Action& action) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<GenerateOptions>();
   CLI::App* command = app.add_subcommand("generate", "Make a video from a prompt");
   command->add_option("--preset", options->source.preset, "Settings by name (`sla2 presets list`) or a preset file")
       ->group("Settings");

@@ -9,7 +9,7 @@ namespace sla2::cli {
 
 namespace {
 
-struct Options {
+struct ResumeOptions {
   std::string checkpoint, model, threads;
   OutputFlags output;
   Verbosity verbosity;
@@ -18,7 +18,7 @@ struct Options {
 }  // namespace
 
 void add_resume(CLI::App& app, Action& action) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<ResumeOptions>();
   CLI::App* command = app.add_subcommand("resume", "Go on with a stopped run");
   command->add_option("checkpoint", options->checkpoint, "OUT.sla2ckpt of the stopped run")->required()->type_name("CHECKPOINT");
   command->add_option("-m,--model", options->model, "The model, where it has moved since")->type_name("PATH");

@@ -11,7 +11,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kFormatName = "sla2.outputs";
+constexpr const char* kNoteFormat = "sla2.outputs";
 constexpr uint64_t kLargestNote = 1u << 20;
 
 /// JSON holds UTF-8 alone, so a path that is not keeps its bytes through Latin-1 code points.
@@ -37,7 +37,7 @@ std::string path_from(const json& value) {
 fs::path note_path(const std::string& checkpoint) { return checkpoint + ".json"; }
 
 void write_note(const std::string& checkpoint, const ResumeNote& note) {
-  json object{{"format", kFormatName},
+  json object{{"format", kNoteFormat},
               {"version", 1},
               {"outputs", json::array()},
               {"sheet", path_json(note.plan.sheet)},
@@ -53,7 +53,7 @@ std::optional<ResumeNote> read_note(const std::string& checkpoint) {
   if (!fs::exists(path)) return std::nullopt;
   try {
     const json object = json::parse(read_text(path, kLargestNote));
-    if (object.at("format") != kFormatName) fail(SLA2_E_FILE_FORMAT, "{} is not a note of sla2", path.string());
+    if (object.at("format") != kNoteFormat) fail(SLA2_E_FILE_FORMAT, "{} is not a note of sla2", path.string());
     ResumeNote note;
     for (const json& output : object.at("outputs")) note.plan.outputs.push_back(path_from(output));
     note.plan.sheet = path_from(object.at("sheet"));

@@ -16,7 +16,7 @@ using Keys = std::vector<std::string_view>;
 constexpr int64_t kPublishedHeadDim = 128;
 constexpr std::array<int64_t, 3> kPublishedWidths{1536, 3072, 5120};
 constexpr int64_t kPatchVolume = 4;  // 1·2·2
-constexpr std::array<std::string_view, 2> kClasses{"WanTransformer3DModel", "WanModel"};
+constexpr std::array<std::string_view, 2> kDitClasses{"WanTransformer3DModel", "WanModel"};
 
 void reject_variants(const Checkpoint& checkpoint) {
   const std::string& variant = checkpoint.identity().variant;
@@ -91,7 +91,7 @@ std::vector<ExpectedTensor> expected_tensors(const DitConfig& c) {
 DitConfig read_dit_config(const Checkpoint& checkpoint) {
   expect_kind(checkpoint, weights::Kind::kWanDit, "a Wan DiT");
   reject_variants(checkpoint);
-  const ConfigJson json(checkpoint, kClasses);
+  const ConfigJson json(checkpoint, kDitClasses);
 
   DitConfig c;
   c.dim = extent(checkpoint, "head.modulation", 3, 2);

@@ -15,7 +15,7 @@ using weights::Checkpoint;
 using weights::ExpectedTensor;
 using Keys = std::vector<std::string_view>;
 
-constexpr std::array<std::string_view, 1> kClasses{"AutoencoderKLWan"};
+constexpr std::array<std::string_view, 1> kVaeClasses{"AutoencoderKLWan"};
 constexpr int64_t kPublishedChannels = 16, kPublishedBase = 96;
 constexpr int64_t kPixelChannels = 3;
 // Latent statistics of the public Wan2.1 VAE (wan/modules/vae.py, WanVAE).
@@ -153,7 +153,7 @@ VaeConfig read_vae_config(const Checkpoint& checkpoint) {
              variant);
   SLA2_CHECK(!checkpoint.has("decoder.upsamples.0.upsamples.0.residual.0.gamma"), SLA2_E_UNSUPPORTED,
              "{}: this is a Wan2.2 VAE; this version runs the Wan2.1 VAE (16 latent channels)", checkpoint.path());
-  const ConfigJson json(checkpoint, kClasses);
+  const ConfigJson json(checkpoint, kVaeClasses);
 
   VaeConfig c;
   c.base_dim = extent(checkpoint, "encoder.conv1.weight", 5, 0);

@@ -14,7 +14,7 @@ using nlohmann::json;
 
 constexpr const char* kFormat = "sla2.checkpoint";
 constexpr const char* kLatentFormat = "sla2.latent";
-constexpr int kVersion = 1;
+constexpr int kCheckpointVersion = 1;
 constexpr const char* kSolverPrefix = "solver.";
 constexpr int kMaxSavedSteps = 1000;
 
@@ -32,7 +32,7 @@ json list_of(const std::vector<float>& values) {
 
 std::map<std::string, std::string> common_metadata(const char* format, const ModelParts& model, const Settings& settings) {
   return {{"format", format},
-          {"version", std::to_string(kVersion)},
+          {"version", std::to_string(kCheckpointVersion)},
           {"library", fmt::format("{}.{}.{}", SLA2_VERSION_MAJOR, SLA2_VERSION_MINOR, SLA2_VERSION_PATCH)},
           {"params", settings.values.to_json()},
           {"prompt_cleaned", settings.prompt},
@@ -98,8 +98,9 @@ void check_kind(const Reader& reader, const std::string& path) {
   const json version = reader.object("version");
   SLA2_CHECK(version.is_number_integer() && version >= 1, SLA2_E_FILE_FORMAT, "{}: checkpoint version {} is damaged", path,
              version.dump());
-  SLA2_CHECK(version <= kVersion, SLA2_E_VERSION,
-             "{}: checkpoint version {} is newer than this library knows ({}); use a newer one", path, version.dump(), kVersion);
+  SLA2_CHECK(version <= kCheckpointVersion, SLA2_E_VERSION,
+             "{}: checkpoint version {} is newer than this library knows ({}); use a newer one", path, version.dump(),
+             kCheckpointVersion);
 }
 
 config::ParamSet read_params(const Reader& reader, const std::string& path) {

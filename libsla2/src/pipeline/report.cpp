@@ -9,7 +9,7 @@ namespace sla2::pipeline {
 namespace {
 
 using nlohmann::ordered_json;
-constexpr int kVersion = 1;
+constexpr int kReportVersion = 1;
 
 ordered_json layer_list(const RunRecord& record) {
   ordered_json layers = ordered_json::array();
@@ -47,7 +47,7 @@ std::string report_json(const ModelParts& model, const Settings& settings, const
                         const RunRecord& record) {
   ordered_json root;
   root["format"] = "sla2.report";
-  root["version"] = kVersion;
+  root["version"] = kReportVersion;
   root["library"] = fmt::format("{}.{}.{}", SLA2_VERSION_MAJOR, SLA2_VERSION_MINOR, SLA2_VERSION_PATCH);
   root["finished"] = record.finished;
   root["status"] = record.status;

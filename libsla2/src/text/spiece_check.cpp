@@ -16,7 +16,6 @@ namespace {
 constexpr uint32_t kPiecesField = 1, kTrainerField = 2, kNormalizerField = 3, kSelfTestField = 4, kDenormalizerField = 5;
 constexpr uint32_t kCharsMapField = 2;                         // NormalizerSpec.precompiled_charsmap
 constexpr uint32_t kPieceTextField = 1, kPieceScoreField = 2;  // ModelProto.SentencePiece
-constexpr size_t kMaxModelBytes = size_t{256} << 20;
 
 enum class Wire : uint32_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
 

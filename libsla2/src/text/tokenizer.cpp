@@ -19,7 +19,6 @@ namespace sla2::text {
 namespace {
 
 constexpr std::string_view kEmbeddedModel = "spiece_model";  // ComfyUI packs the model into the weight file under this name
-constexpr uintmax_t kMaxModelBytes = uintmax_t{256} << 20;
 constexpr size_t kMaxTextBytes = size_t{1} << 20;
 
 class SentencePieceTokenizer final : public Tokenizer {

@@ -41,7 +41,7 @@ class PointwiseBlock final : public Block {
   PackedConv weights_;
 };
 
-constexpr int64_t kKernel = 3;  // of the convolutions at both ends
+constexpr int64_t kEndKernel = 3;  // of the convolutions at both ends
 
 /// gamma empty: no norm and no SiLU before the convolution.
 class EndStage final : public Stage {
@@ -69,7 +69,7 @@ class EndStage final : public Stage {
 class EndBlock final : public Block {
  public:
   EndBlock(const WeightReader& reader, const BlockSpec& spec, const std::string& conv_name, const std::string& norm_name)
-      : taps_(reader.causal(conv_name, spec.in, spec.out, kKernel)) {
+      : taps_(reader.causal(conv_name, spec.in, spec.out, kEndKernel)) {
     if (!norm_name.empty()) gamma_ = reader.gamma(norm_name, spec.in, 4);
   }
   std::unique_ptr<Stage> start(int64_t height, int64_t width) const override {
@@ -103,7 +103,7 @@ BlockCost pointwise_cost(const BlockSpec& spec, int64_t height, int64_t width, i
 
 BlockCost input_cost(const BlockSpec& spec, int64_t height, int64_t width, int64_t block) {
   const FrameShape in{spec.in, height, width, block}, out{spec.out, height, width, block};
-  return {causal_weight_bytes(spec.in, spec.out, kKernel, block), FrameRing::bytes(in, CausalConv::kRingDepth),
+  return {causal_weight_bytes(spec.in, spec.out, kEndKernel, block), FrameRing::bytes(in, CausalConv::kRingDepth),
           std::max(in.elements(), out.elements()), 0};
 }
 

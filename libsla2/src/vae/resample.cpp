@@ -21,7 +21,7 @@ using kernels::ConvGeometry;
 using kernels::FrameShape;
 using kernels::PackedConv;
 
-constexpr int64_t kKernel = 3;
+constexpr int64_t kResampleKernel = 3;
 constexpr int kPhases = 2;         // output pixels per input pixel along one axis
 constexpr int kTimeRingDepth = 3;  // two past frames and the newest, which must outlive the push of the first half
 
@@ -36,7 +36,7 @@ ConvGeometry phase_geometry(int64_t in, int64_t out, int row, int column) {
 int folded(int phase, int64_t k) { return phase == 0 ? (k == 0 ? 0 : 1) : (k == 2 ? 1 : 0); }
 
 PhaseWeights phase_weights(const WeightReader& reader, const std::string& name, int64_t in, int64_t out) {
-  const std::vector<float> weights = reader.read(name + ".weight", {out, in, kKernel, kKernel});
+  const std::vector<float> weights = reader.read(name + ".weight", {out, in, kResampleKernel, kResampleKernel});
   const std::vector<float> bias = reader.read(name + ".bias", {out});
   PhaseWeights phases;
   std::vector<double> sums;
@@ -45,10 +45,10 @@ PhaseWeights phase_weights(const WeightReader& reader, const std::string& name, 
     for (int column = 0; column < kPhases; ++column) {
       sums.assign(folded_weights.size(), 0.0);
       for (int64_t pair = 0; pair < out * in; ++pair)
-        for (int64_t ky = 0; ky < kKernel; ++ky)
-          for (int64_t kx = 0; kx < kKernel; ++kx)
+        for (int64_t ky = 0; ky < kResampleKernel; ++ky)
+          for (int64_t kx = 0; kx < kResampleKernel; ++kx)
             sums[static_cast<size_t>(pair * 4 + folded(row, ky) * 2 + folded(column, kx))] +=
-                weights[static_cast<size_t>((pair * kKernel + ky) * kKernel + kx)];
+                weights[static_cast<size_t>((pair * kResampleKernel + ky) * kResampleKernel + kx)];
       std::transform(sums.begin(), sums.end(), folded_weights.begin(), [](double sum) { return static_cast<float>(sum); });
       phases[static_cast<size_t>(row * kPhases + column)] = {phase_geometry(in, out, row, column), folded_weights.data(),
                                                              bias.data(), reader.block()};
@@ -121,7 +121,7 @@ class UpsampleBlock final : public Block {
 };
 
 /// Zero padding on the right and at the bottom only, stride 2.
-ConvGeometry halving(int64_t channels) { return {channels, channels, kKernel, kKernel, 2, 0, 0, 1, 1}; }
+ConvGeometry halving(int64_t channels) { return {channels, channels, kResampleKernel, kResampleKernel, 2, 0, 0, 1, 1}; }
 
 struct DownsampleWeights {
   PackedConv space;

@@ -17,7 +17,7 @@ using kernels::ConvGeometry;
 using kernels::FrameShape;
 using kernels::PackedConv;
 
-constexpr int64_t kKernel = 3;
+constexpr int64_t kBodyKernel = 3;
 
 struct ResidualWeights {
   std::vector<float> gamma1, gamma2;
@@ -61,9 +61,9 @@ class ResidualBlock final : public Block {
   ResidualBlock(const WeightReader& reader, const BlockSpec& spec) {
     const std::string body = spec.name + ".residual.";
     weights_.gamma1 = reader.gamma(body + "0", spec.in, 4);
-    weights_.conv1 = reader.causal(body + "2", spec.in, spec.out, kKernel);
+    weights_.conv1 = reader.causal(body + "2", spec.in, spec.out, kBodyKernel);
     weights_.gamma2 = reader.gamma(body + "3", spec.out, 4);
-    weights_.conv2 = reader.causal(body + "6", spec.out, spec.out, kKernel);
+    weights_.conv2 = reader.causal(body + "6", spec.out, spec.out, kBodyKernel);
     if (spec.in != spec.out)
       weights_.shortcut = reader.conv(spec.name + ".shortcut", ConvGeometry::same(spec.in, spec.out, 1), 5);
   }
@@ -85,7 +85,7 @@ BlockCost residual_cost(const BlockSpec& spec, int64_t height, int64_t width, in
   const FrameShape in{spec.in, height, width, block}, out{spec.out, height, width, block};
   BlockCost cost;
   cost.weight_bytes =
-      causal_weight_bytes(spec.in, spec.out, kKernel, block) + causal_weight_bytes(spec.out, spec.out, kKernel, block);
+      causal_weight_bytes(spec.in, spec.out, kBodyKernel, block) + causal_weight_bytes(spec.out, spec.out, kBodyKernel, block);
   cost.state_bytes = FrameRing::bytes(in, CausalConv::kRingDepth) + FrameRing::bytes(out, CausalConv::kRingDepth);
   cost.frame_elements = std::max(in.elements(), out.elements());
   if (spec.in != spec.out) {

@@ -29,7 +29,7 @@ std::vector<float> neutral_factors(int64_t channels) {
   return factors;
 }
 
-uint8_t to_byte(float unit) {
+uint8_t unit_to_byte(float unit) {
   if (!(unit > 0.0F)) return 0;  // also NaN: a preview never stops a run
   return static_cast<uint8_t>(std::min(unit, 1.0F) * 255.0F + 0.5F);
 }
@@ -58,7 +58,7 @@ void preview_rgb(const latent::Latent& x0, const std::vector<float>& factors, st
       float sum = table[static_cast<size_t>(x0.channels * kColors + color)];
       for (int64_t c = 0; c < x0.channels; ++c)
         sum += x0.values[static_cast<size_t>(c * plane + p)] * table[static_cast<size_t>(c * kColors + color)];
-      rgb[static_cast<size_t>(p * kColors + color)] = to_byte((sum + 1.0F) / 2.0F);
+      rgb[static_cast<size_t>(p * kColors + color)] = unit_to_byte((sum + 1.0F) / 2.0F);
     }
 }
 

@@ -16,7 +16,7 @@
 namespace sla2::weights {
 namespace {
 
-constexpr size_t kMaxCall = size_t{1} << 30;  // one read(2) moves at most 0x7ffff000 bytes
+constexpr size_t kMaxRead = size_t{1} << 30;  // one read(2) moves at most 0x7ffff000 bytes
 
 std::string errno_text(int code) { return std::generic_category().message(code); }
 
@@ -74,7 +74,7 @@ void InputFile::read(uint64_t offset, std::span<std::byte> target) const {
   }
   const uint64_t end = offset + target.size();
   while (!target.empty()) {
-    const ssize_t got = ::pread(descriptor_, target.data(), std::min(target.size(), kMaxCall), static_cast<off_t>(offset));
+    const ssize_t got = ::pread(descriptor_, target.data(), std::min(target.size(), kMaxRead), static_cast<off_t>(offset));
     if (got < 0) {
       const int code = errno;
       if (code == EINTR) continue;

@@ -19,7 +19,7 @@ namespace sla2::weights {
 namespace {
 
 constexpr size_t kHeaderAlignment = 8;  // so that the data section is aligned for every element type
-constexpr size_t kMaxCall = size_t{1} << 30;
+constexpr size_t kMaxWrite = size_t{1} << 30;
 
 std::string_view stored_name(DType dtype) {
   switch (dtype) {
@@ -101,7 +101,7 @@ class TemporaryFile {
   void write(const void* data, uint64_t bytes) const {
     const auto* at = static_cast<const char*>(data);
     while (bytes > 0) {
-      const ssize_t done = ::write(descriptor_, at, static_cast<size_t>(std::min<uint64_t>(bytes, kMaxCall)));
+      const ssize_t done = ::write(descriptor_, at, static_cast<size_t>(std::min<uint64_t>(bytes, kMaxWrite)));
       if (done < 0) {
         if (errno == EINTR) continue;
         give_up("cannot be written", errno);
