@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "check.h"
+
+#include <map>
+
+#include "fill.h"
+
+namespace sla2::check {
+namespace {
+
+// Workspace before the two kinds of runs: NaN in every type, and a large finite number that a maximum cannot pass over.
+constexpr unsigned char kPoisonNan = 0xFF, kPoisonLarge = 0x4B;
+
+double share_kept(const Selection& s) {
+  double kept = 0;
+  for (const double m : s.mask.data) kept += m;
+  return kept / static_cast<double>(s.mask.data.size());
+}
+
+/// What the library says about its own run must be true.
+std::string check_stats(const Case& c, const Truth& truth, const attention::Stats& stats) {
+  constexpr double kLinearWeightError = 1e-4;
+  if (c.problem.mode != Mode::kSla2 || c.has_nan()) return "";
+  const bool all = truth.kept_share == 1;
+  if ((stats.mode_used == attention::Mode::kFull) != all) return "stats: mode_used says the wrong path";
+  if (std::abs(stats.achieved_sparsity - (1 - truth.kept_share)) > 1e-12)
+    return fmt::format("stats: achieved_sparsity is {}, the oracle skips {}", stats.achieved_sparsity, 1 - truth.kept_share);
+  if (all) return "";
+  const int64_t pairs = c.batch * c.heads * c.problem.query_blocks() * c.problem.key_blocks();
+  if (stats.blocks_total != pairs || stats.blocks_kept != std::llround(truth.kept_share * static_cast<double>(pairs)))
+    return fmt::format("stats: {} of {} blocks kept; expected {:.0f} of {}", stats.blocks_kept, stats.blocks_total,
+                       truth.kept_share * static_cast<double>(pairs), pairs);
+  if (truth.closest > 1e-6 && std::abs(stats.mean_linear_weight - truth.linear_weight) > kLinearWeightError)
+    return fmt::format("stats: mean_linear_weight is {}, the oracle has {}", stats.mean_linear_weight, truth.linear_weight);
+  return "";
+}
+
+Finding check_refusal(const Case& c, Isa isa) {
+  const Run made = Subject::create(c, isa);
+  Finding f;
+  f.status = made.refused && made.status == SLA2_E_ARGUMENT ? Status::kPass : Status::kFail;
+  f.reason = made.refused ? fmt::format("refused with status {}: {}", made.status, made.text) : "expected a refusal, got a plan";
+  return f;
+}
+
+Finding check_isa(const Case& c, const Settings& settings, Subject& subject, const Truth& truth, Isa isa) {
+  Finding f;
+  const Run first = subject.run(isa, settings.threads[0], kPoisonNan);
+  f.status = Status::kFail;
+  f.reason = first.refused ? "refused a case the door has words for: " + first.text : first.text;
+  if (!f.reason.empty()) return f;
+  const Verdict verdict = judge(c, truth, widen(first.bits, c.dtype));
+  f.reason = verdict.reason;
+  f.share = verdict.share;
+  if (verdict.status == Status::kFail) return f;
+  const std::string stats = check_stats(c, truth, first.stats);
+  if (!stats.empty()) return f.reason = stats, f;
+  for (size_t i = 0; i < settings.threads.size(); ++i) {
+    const int threads = settings.threads[i];
+    const Run again = subject.run(isa, threads, kPoisonLarge);
+    if (again.refused || !again.text.empty()) return f.reason = fmt::format("with {} threads: {}", threads, again.text), f;
+    if (again.bits != first.bits && !c.has_nan()) {
+      size_t at = 0;
+      while (again.bits[at] == first.bits[at]) ++at;
+      return f.reason = fmt::format("{} threads and a poisoned workspace give other bits than {} from byte {} on", threads,
+                                    settings.threads[0], at),
+             f;
+    }
+  }
+  f.status = verdict.status;
+  return f;
+}
+
+}  // namespace
+
+Truth make_truth(const Case& c, const std::vector<Head>& heads, Arithmetic plain) {
+  const size_t per_head = static_cast<size_t>(c.problem.queries * c.problem.dim);
+  Truth truth;
+  truth.out.resize(heads.size() * per_head);
+  truth.plain.resize(truth.out.size());
+  truth.kept_share = 0;
+  std::vector<double> kept(heads.size()), weight(heads.size()), closest(heads.size());
+  parallel_for(static_cast<int64_t>(heads.size()), [&](int64_t index, int) {
+    const auto i = static_cast<size_t>(index);
+    const Selection s = select(c.problem, heads[i]);
+    const Output exact = forward(c.problem, heads[i], s, Arithmetic::kExact);
+    const Output rough = forward(c.problem, heads[i], s, plain);
+    std::copy(exact.o.data.begin(), exact.o.data.end(), truth.out.begin() + static_cast<std::ptrdiff_t>(i * per_head));
+    for (size_t n = 0; n < per_head; ++n) truth.plain[i * per_head + n] = rounded(rough.o.data[n], c.dtype);
+    kept[i] = share_kept(s), weight[i] = exact.linear_weight, closest[i] = s.closest;
+  });
+  for (size_t i = 0; i < heads.size(); ++i) {
+    truth.kept_share += kept[i] / static_cast<double>(heads.size());
+    truth.linear_weight += weight[i] / static_cast<double>(heads.size());
+    truth.closest = std::min(truth.closest, closest[i]);
+  }
+  return truth;
+}
+
+std::vector<Finding> check_case(const Case& c, const Settings& settings) {
+  std::vector<Finding> findings;
+  const std::string line = to_line(c);
+  const auto keep = [&](Finding f, std::string_view isa) {
+    f.isa = isa;
+    f.line = line;
+    f.where = c.where;
+    if (f.status == Status::kMistrusted && !c.explain.empty())
+      f.status = Status::kPass, f.reason = "explained (" + c.explain + "): " + f.reason;
+    findings.push_back(std::move(f));
+  };
+  if (c.expect == Expect::kRefused) {
+    for (const Isa isa : settings.isas) keep(check_refusal(c, isa), isa_name(isa));
+    return findings;
+  }
+  const std::string missing = Subject::missing(c);
+  if (!missing.empty()) {
+    keep({Status::kSkip, "", "", "", missing, 0}, "-");
+    return findings;
+  }
+  const std::vector<Head> heads = make_heads(c);
+  std::map<Arithmetic, Truth> truths;
+  Subject subject(c, heads);
+  for (const Isa isa : settings.isas) {
+    const Arithmetic plain = arithmetic_of(c, isa);
+    if (truths.find(plain) == truths.end()) truths.emplace(plain, make_truth(c, heads, plain));
+    keep(check_isa(c, settings, subject, truths.at(plain), isa), isa_name(isa));
+  }
+  return findings;
+}
+
+}  // namespace sla2::check

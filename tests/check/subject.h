@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// The thing under test: attention of this library, called as its door asks, in memory that shows every misstep.
+#pragma once
+#include <optional>
+
+#include "attention/attention.h"
+#include "case.h"
+
+namespace sla2::check {
+
+/// One call: its bits, or the library's refusal.
+struct Run {
+  bool refused = false;
+  sla2_status status = SLA2_OK;
+  std::string text;             ///< the refusal, or what the guards saw
+  std::vector<std::byte> bits;  ///< out as contiguous [B,H,N,D] of the element type
+  attention::Stats stats;
+  double seconds = 0;
+};
+
+/// Inputs in the case's layout and element type, between guards; gaps of inputs hold NaN.
+class Subject {
+ public:
+  Subject(const Case& c, const std::vector<Head>& heads);
+  ~Subject();
+  Subject(const Subject&) = delete;
+  Subject& operator=(const Subject&) = delete;
+
+  /// Why the door has no words for this case: empty if it has.
+  [[nodiscard]] static std::string missing(const Case& c);
+
+  /// Only make a plan: its refusal, or not.
+  [[nodiscard]] static Run create(const Case& c, Isa isa);
+  /// poison: what every workspace byte holds before. text is set if a guard was hit, a gap written or an input changed.
+  [[nodiscard]] Run run(Isa isa, int threads, unsigned char poison);
+  /// Seconds of each of `repeats` calls after one to warm up.
+  [[nodiscard]] std::vector<double> time(Isa isa, int threads, int repeats);
+
+ private:
+  struct Memory;
+  const Case& case_;
+  std::unique_ptr<Memory> memory_;
+};
+
+/// Instruction sets with kernels of their own that this CPU runs, lowest first; `note` says what became of the others.
+[[nodiscard]] std::vector<Isa> kernels_here(std::string& note);
+/// bits → numbers.
+[[nodiscard]] std::vector<double> widen(const std::vector<std::byte>& bits, Element type);
+/// What the case's result is measured against: the arithmetic its kernels may use.
+[[nodiscard]] Arithmetic arithmetic_of(const Case& c, Isa isa);
+
+}  // namespace sla2::check
