@@ -23,6 +23,7 @@ struct Config {
   int32_t block_q = 128, block_k = 64;
   bool smooth_k = true;
   double mix_scale = 0.6, mix_bias = 0.5;
+  DType products = DType::kF32;  ///< kBF16: Q·Kᵀ and P·V multiply bf16 numbers where the CPU has instructions for that
 };
 
 /// A strided view [B,H,N,D] of any layout; strides in elements, last axis contiguous.

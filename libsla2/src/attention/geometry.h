@@ -9,6 +9,7 @@ namespace sla2::attention {
 
 struct Geometry {
   Config config;
+  bool bf16 = false;        ///< products in bf16: the packed arrays are
   Mode mode = Mode::kFull;  ///< what runs: SLA2 with every block kept is the full path
   double scale = 0;         ///< softmax scale, never 0
   int64_t block_q = 0, block_k = 0;
@@ -24,6 +25,6 @@ struct Geometry {
 };
 
 /// Throws SLA2_E_ARGUMENT naming the field, its value and what is allowed.
-[[nodiscard]] Geometry make_geometry(const Config& config);
+[[nodiscard]] Geometry make_geometry(const Config& config, Isa isa);
 
 }  // namespace sla2::attention

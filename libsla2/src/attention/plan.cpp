@@ -33,7 +33,7 @@ void check_dtype(const char* name, DType dtype) {
 class CpuPlan final : public Plan {
  public:
   CpuPlan(const Config& config, Isa isa)
-      : geometry_(make_geometry(config)),
+      : geometry_(make_geometry(config, isa)),
         ops_(kernels::attention_ops(isa)),
         slots_(std::max(physical_threads(), thread_count())),
         bytes_(Workspace(geometry_, slots_, nullptr).bytes()) {

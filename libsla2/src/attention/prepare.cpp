@@ -22,25 +22,43 @@ void load_keys(const Call& call, int64_t head, int64_t block, float* rows) {
                      rows);
 }
 
-void pack_value_block(const Call& call, const HeadBuffers& head, int64_t head_index, int64_t block, float* rows) {
+/// Values of a block, packed for the softmax branch. @return them as fp32 panels [P][bk][16] for h_j: `panels`, if given
+const float* pack_value_block(const Call& call, const HeadBuffers& head, int64_t head_index, int64_t block, float* rows,
+                              float* panels) {
   const Geometry& g = call.geometry;
   const int64_t n = g.key_rows(block);
   kernels::load_rows(rows_of(call.v, call.first_head + head_index, g.config.heads), block * g.block_k, n, g.dim, 1.0F, rows);
-  kernels::pack_values(rows, n, g.dim, g.block_k, head.values + block * g.panels * g.block_k * kPanel);
+  const int64_t at = block * g.panels * g.block_k * kPanel;
+  if (g.bf16) {
+    call.ops.pack_values_bf16(rows, n, g.dim, g.block_k, head.values_bf16 + at);
+  } else {
+    panels = head.values + at;
+  }
+  if (panels != nullptr) kernels::pack_values(rows, n, g.dim, g.block_k, panels);
+  return panels;
 }
 
-void pack_full_block(const Call& call, int64_t head_index, int64_t block, float* rows) {
+void pack_key_block(const Call& call, const HeadBuffers& head, int64_t block, const float* rows) {
   const Geometry& g = call.geometry;
+  const int64_t n = g.key_rows(block), at = block * g.block_k * g.dim;
+  if (g.bf16) {
+    call.ops.pack_keys_bf16(rows, n, g.dim, g.block_k, head.keys_bf16 + at);
+  } else {
+    kernels::pack_keys(rows, n, g.dim, g.block_k, head.keys + at);
+  }
+}
+
+void pack_full_block(const Call& call, int64_t head_index, int64_t block, const WorkerBuffers& w) {
   const HeadBuffers head = call.workspace.head(head_index);
-  load_keys(call, head_index, block, rows);
-  kernels::pack_keys(rows, g.key_rows(block), g.dim, g.block_k, head.keys + block * g.block_k * g.dim);
-  pack_value_block(call, head, head_index, block, rows);
+  load_keys(call, head_index, block, w.rows);
+  pack_key_block(call, head, block, w.rows);
+  pack_value_block(call, head, head_index, block, w.rows, nullptr);
 }
 
-void pool_block(const Call& call, int64_t head_index, int64_t block, float* rows) {
+void pool_block(const Call& call, int64_t head_index, int64_t block, const WorkerBuffers& w) {
   const Geometry& g = call.geometry;
-  load_keys(call, head_index, block, rows);
-  kernels::mean_rows(rows, g.key_rows(block), g.dim, call.workspace.head(head_index).means + block, g.route_row);
+  load_keys(call, head_index, block, w.rows);
+  kernels::mean_rows(w.rows, g.key_rows(block), g.dim, call.workspace.head(head_index).means + block, g.route_row);
 }
 
 /// μ = Σ_j b_j · mean_j / N, then means -= μ. Padding columns become 0.
@@ -57,14 +75,15 @@ void centre_means(const Call& call, int64_t head_index) {
   }
 }
 
-void prepare_sla2_block(const Call& call, int64_t head_index, int64_t block, float* rows) {
+void prepare_sla2_block(const Call& call, int64_t head_index, int64_t block, const WorkerBuffers& w) {
   const Geometry& g = call.geometry;
+  float* const rows = w.rows;
   const HeadBuffers head = call.workspace.head(head_index);
   const int64_t n = g.key_rows(block);
-  pack_value_block(call, head, head_index, block, rows);
+  const float* const panels = pack_value_block(call, head, head_index, block, rows, w.value_panels);
   load_keys(call, head_index, block, rows);
   kernels::shift_rows(n, g.dim, head.shift, rows);
-  kernels::pack_keys(rows, n, g.dim, g.block_k, head.keys + block * g.block_k * g.dim);
+  pack_key_block(call, head, block, rows);
   if (!g.config.smooth_k) load_keys(call, head_index, block, rows);
   call.ops.feature_map(n, g.dim, rows);
 
@@ -73,7 +92,7 @@ void prepare_sla2_block(const Call& call, int64_t head_index, int64_t block, flo
   for (int64_t t = 0; t < n; ++t)
     for (int64_t c = 0; c < g.dim; ++c) z[c] += rows[t * g.dim + c];
   for (int64_t p = 0; p < g.panels; ++p)
-    call.ops.panel_gemm(g.dim, n, rows, 1, g.dim, head.values + (block * g.panels + p) * g.block_k * kPanel,
+    call.ops.panel_gemm(g.dim, n, rows, 1, g.dim, panels + p * g.block_k * kPanel,
                         head.h + (block * g.panels + p) * g.dim * kPanel, kPanel, false);
 }
 
@@ -86,7 +105,7 @@ void total_panel(const Call& call, int64_t head_index, int64_t panel) {
   if (panel == 0) call.ops.block_sum(g.dim, head.z, g.dim, call.workspace.all_blocks, g.key_blocks, 1.0, nullptr, head.z_total);
 }
 
-/// each(head in group, item, rows scratch) for every item of every head. Two captures: std::function then needs no heap.
+/// each(head in group, item, worker's scratch) for every item of every head. Two captures: std::function then needs no heap.
 template <typename Each>
 void for_group(const Call& call, int64_t items, const Each& each) {
   struct Job {
@@ -95,7 +114,7 @@ void for_group(const Call& call, int64_t items, const Each& each) {
     const Each& each;
   } const job{call, items, each};
   parallel_for(call.group * items, [&job](int64_t index, int worker) {
-    job.each(job.call, index / job.items, index % job.items, job.call.workspace.worker(worker).rows);
+    job.each(job.call, index / job.items, index % job.items, job.call.workspace.worker(worker));
   });
 }
 
@@ -122,9 +141,10 @@ void prepare_group(const Call& call) {
     return;
   }
   for_group(call, g.key_blocks, pool_block);
-  for_group(call, 1, [](const Call& c, int64_t head, int64_t, float*) { centre_means(c, head); });
+  for_group(call, 1, [](const Call& c, int64_t head, int64_t, const WorkerBuffers&) { centre_means(c, head); });
   for_group(call, g.key_blocks, prepare_sla2_block);
-  for_group(call, g.panels, [](const Call& c, int64_t head, int64_t panel, float*) { total_panel(c, head, panel); });
+  for_group(call, g.panels,
+            [](const Call& c, int64_t head, int64_t panel, const WorkerBuffers&) { total_panel(c, head, panel); });
 }
 
 }  // namespace sla2::attention

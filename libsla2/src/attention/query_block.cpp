@@ -45,6 +45,15 @@ void sparse_branch(const Call& call, const HeadBuffers& head, int64_t n, const i
   }
 }
 
+/// The same with bf16 products, from fp32 queries that are not scaled yet; acc is [n][P·16].
+void sparse_branch_bf16(const Call& call, const HeadBuffers& head, int64_t n, const int32_t* list, const WorkerBuffers& w) {
+  const Geometry& g = call.geometry;
+  call.ops.narrow_rows_bf16(w.q, n * g.dim, w.q_bf16);
+  call.ops.attend_bf16({n, g.dim, g.block_k, g.config.key_tokens, w.q_bf16, head.keys_bf16, head.values_bf16, list, g.kept,
+                        call.key_bias == nullptr ? nullptr : call.workspace.bias, call.workspace.tail_bias,
+                        static_cast<float>(g.scale * kLog2E), w.m, w.l, w.acc, w.weights_bf16, w.sums});
+}
+
 /// R, then order[0, kept) and order[kept, T_n).
 void route(const Call& call, const HeadBuffers& head, int64_t n, const float* q_rows, const WorkerBuffers& w) {
   const Geometry& g = call.geometry;
@@ -134,16 +143,24 @@ void run_query_block(const Call& call, int64_t head_in_group, int64_t block, con
   const int64_t head_index = call.first_head + head_in_group;
   const int64_t first = block * g.block_q, n = g.query_rows(block);
   const kernels::RowSource queries = rows_of(call.q, head_index, g.config.heads);
-  kernels::load_rows(queries, first, n, g.dim, static_cast<float>(g.scale * kLog2E), w.q);
-
-  kernels::MergeInput merge{w.acc, w.w_sparse};
-  if (g.mode == Mode::kFull) {
-    sparse_branch(call, head, n, nullptr, g.key_blocks, w);
-    for (int64_t r = 0; r < n; ++r) w.w_sparse[r] = w.l[r] == 0 ? 0.0F : 1.0F / w.l[r];  // every key masked: 0
-  } else {
+  // bf16 products scale the logits instead, so that queries that came as bf16 stay exact.
+  kernels::load_rows(queries, first, n, g.dim, g.bf16 ? 1.0F : static_cast<float>(g.scale * kLog2E), w.q);
+  const int32_t* list = nullptr;
+  if (g.mode == Mode::kSla2) {
     kernels::load_rows(queries, first, n, g.dim, 1.0F, w.q_phi);
     route(call, head, n, w.q_phi, w);
-    sparse_branch(call, head, n, w.order, g.kept, w);
+    list = w.order;
+  }
+  kernels::MergeInput merge{w.acc, w.w_sparse};
+  if (g.bf16) {
+    sparse_branch_bf16(call, head, n, list, w);
+    merge.sparse_row = g.panels * kPanel;
+  } else {
+    sparse_branch(call, head, n, list, g.kept, w);
+  }
+  if (g.mode == Mode::kFull) {
+    for (int64_t r = 0; r < n; ++r) w.w_sparse[r] = w.l[r] == 0 ? 0.0F : 1.0F / w.l[r];  // every key masked: 0
+  } else {
     linear_branch(call, head, n, w);
     call.workspace.linear_weight[head_index * g.query_blocks + block] = mix(g, n, w);
     merge.linear = w.linear;

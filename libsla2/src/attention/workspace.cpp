@@ -28,8 +28,13 @@ class Workspace::Cursor {
 void Workspace::place_head(Cursor& cursor, HeadBuffers& head) const {
   const Geometry& g = *geometry_;
   head = {};
-  cursor.take(head.keys, g.key_blocks * g.block_k * g.dim);
-  cursor.take(head.values, g.key_blocks * g.block_k * g.panels * kPanel);
+  if (g.bf16) {
+    cursor.take(head.keys_bf16, g.key_blocks * g.block_k * g.dim);
+    cursor.take(head.values_bf16, g.key_blocks * g.block_k * g.panels * kPanel);
+  } else {
+    cursor.take(head.keys, g.key_blocks * g.block_k * g.dim);
+    cursor.take(head.values, g.key_blocks * g.block_k * g.panels * kPanel);
+  }
   if (g.mode == Mode::kFull) return;
   cursor.take(head.means, g.dim * g.route_row);
   cursor.take(head.shift, g.dim);
@@ -43,9 +48,16 @@ void Workspace::place_worker(Cursor& cursor, WorkerBuffers& worker) const {
   const Geometry& g = *geometry_;
   worker = {};
   cursor.take(worker.q, g.block_q * g.dim);
-  cursor.take(worker.tile, g.block_q * g.block_k);
   cursor.take(worker.acc, g.panels * g.block_q * kPanel);
   cursor.take(worker.rows, g.block_k * g.dim);
+  if (g.bf16) {
+    cursor.take(worker.q_bf16, g.block_q * g.dim);
+    cursor.take(worker.weights_bf16, g.block_q * g.block_k);
+    cursor.take(worker.sums, g.block_q * kPanel);
+    if (g.mode == Mode::kSla2) cursor.take(worker.value_panels, g.panels * g.block_k * kPanel);
+  } else {
+    cursor.take(worker.tile, g.block_q * g.block_k);
+  }
   for (float** const one : {&worker.m, &worker.l, &worker.rescale, &worker.w_sparse}) cursor.take(*one, g.block_q);
   if (g.mode == Mode::kFull) return;
   cursor.take(worker.q_phi, g.block_q * g.dim);

@@ -8,25 +8,31 @@
 
 namespace sla2::attention {
 
-/// What one head's query blocks read. Only the first two exist in full mode.
+/// What one head's query blocks read. Only keys and values exist in full mode.
 struct HeadBuffers {
-  float* keys;      ///< [T_n][bk/16][D][16], minus the mean key in SLA2 mode
-  float* values;    ///< [T_n][P][bk][16]
-  float* means;     ///< [D][route_row] block means of keys, minus the mean key
-  float* shift;     ///< [D] mean key
-  float* h;         ///< [T_n][P][D][16] h_j = φ(K_j)ᵀ V_j
-  float* z;         ///< [T_n][D] z_j = column sums of φ(K_j)
-  double* h_total;  ///< [P][D][16]
-  double* z_total;  ///< [D]
+  float* keys;          ///< [T_n][bk/16][D][16], minus the mean key in SLA2 mode; fp32 products
+  float* values;        ///< [T_n][P][bk][16]; fp32 products
+  bf16_t* keys_bf16;    ///< [T_n][D/2][bk][2], minus the mean key in SLA2 mode; bf16 products
+  bf16_t* values_bf16;  ///< [T_n][bk/2][P·16][2]; bf16 products
+  float* means;         ///< [D][route_row] block means of keys, minus the mean key
+  float* shift;         ///< [D] mean key
+  float* h;             ///< [T_n][P][D][16] h_j = φ(K_j)ᵀ V_j
+  float* z;             ///< [T_n][D] z_j = column sums of φ(K_j)
+  double* h_total;      ///< [P][D][16]
+  double* z_total;      ///< [D]
 };
 
 /// Scratch of one worker. Only the first group exists in full mode.
 struct WorkerBuffers {
   float* q;                           ///< [bq][D] queries times softmax scale and log2 e
-  float* tile;                        ///< [bq][bk] logits, then weights
-  float* acc;                         ///< [P][bq][16] sparse branch
+  float* tile;                        ///< [bq][bk] logits, then weights; fp32 products
+  float* acc;                         ///< sparse branch: [P][bq][16]; with bf16 products [bq][P·16]
   float* rows;                        ///< [bk][D] rows being packed
   float *m, *l, *rescale, *w_sparse;  ///< [bq]
+  bf16_t* q_bf16;                     ///< [bq][D]; this and the next three: bf16 products
+  bf16_t* weights_bf16;               ///< [bq][bk]
+  float* sums;                        ///< [bq][16]
+  float* value_panels;                ///< [P][bk][16] values of the block being prepared; SLA2 mode
 
   float* q_phi;     ///< [bq][D]
   float* q_mean;    ///< [D]

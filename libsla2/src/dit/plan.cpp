@@ -36,8 +36,10 @@ uint64_t resident_bytes(const config::DitConfig& config, const Holding& holding)
   return sum;
 }
 
-attention::Config self_attention_config(const config::DitConfig& config, int64_t tokens, const LayerAttention& layer) {
+attention::Config self_attention_config(const config::DitConfig& config, int64_t tokens, const LayerAttention& layer,
+                                        kernels::Compute compute) {
   attention::Config c;
+  if (compute == kernels::Compute::kBf16) c.products = DType::kBF16;
   c.mode = layer.mode;
   c.heads = config.heads;
   c.query_tokens = c.key_tokens = tokens;
@@ -49,8 +51,9 @@ attention::Config self_attention_config(const config::DitConfig& config, int64_t
   return c;
 }
 
-attention::Config cross_attention_config(const config::DitConfig& config, int64_t tokens, int64_t keys) {
-  attention::Config c = self_attention_config(config, tokens, {});
+attention::Config cross_attention_config(const config::DitConfig& config, int64_t tokens, int64_t keys,
+                                         kernels::Compute compute) {
+  attention::Config c = self_attention_config(config, tokens, {}, compute);
   c.key_tokens = keys;
   return c;
 }
@@ -83,12 +86,14 @@ PlanSummary plan(const config::DitConfig& config, const latent::Grid& grid, int6
   const Activations activations(config, holding, grid.tokens(), options.token_chunk);
   const int64_t keys = prompt_keys(config, prompt_tokens), width = std::max(config.text_dim, config.dim);
 
-  uint64_t workspace = std::max(attention::Plan::create(self_attention_config(config, grid.tokens(), {}))->workspace_bytes(),
-                                attention::Plan::create(cross_attention_config(config, grid.tokens(), keys))->workspace_bytes());
+  uint64_t workspace =
+      std::max(attention::Plan::create(self_attention_config(config, grid.tokens(), {}, holding.compute))->workspace_bytes(),
+               attention::Plan::create(cross_attention_config(config, grid.tokens(), keys, holding.compute))->workspace_bytes());
   if (uses_sparse) {
     const LayerAttention sparse{attention::Mode::kSla2, kPlannedSparsity, blocks.block_q, blocks.block_k};
-    workspace =
-        std::max(workspace, attention::Plan::create(self_attention_config(config, grid.tokens(), sparse))->workspace_bytes());
+    workspace = std::max(
+        workspace,
+        attention::Plan::create(self_attention_config(config, grid.tokens(), sparse, holding.compute))->workspace_bytes());
   }
 
   PlanSummary summary;

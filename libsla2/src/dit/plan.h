@@ -26,8 +26,9 @@ struct Activations {
   size_t scratch = 0;                                                ///< for the products
 };
 
-attention::Config self_attention_config(const config::DitConfig& config, int64_t tokens, const LayerAttention& layer);
-attention::Config cross_attention_config(const config::DitConfig& config, int64_t tokens, int64_t keys);
+attention::Config self_attention_config(const config::DitConfig& config, int64_t tokens, const LayerAttention& layer,
+                                        kernels::Compute compute);
+attention::Config cross_attention_config(const config::DitConfig& config, int64_t tokens, int64_t keys, kernels::Compute compute);
 
 /// Keys of cross-attention for a prompt: its rows, and one for all padding rows if there are any.
 [[nodiscard]] int64_t prompt_keys(const config::DitConfig& config, int64_t prompt_tokens);

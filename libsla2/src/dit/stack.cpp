@@ -129,11 +129,11 @@ attention::Plan& LoadedDit::keep(std::unique_ptr<attention::Plan>& slot, const a
   return *slot;
 }
 attention::Plan& LoadedDit::self_plan(const LayerAttention& layer) {
-  const attention::Config config = self_attention_config(config_, grid_.tokens(), layer);
+  const attention::Config config = self_attention_config(config_, grid_.tokens(), layer, holding_.compute);
   return keep(self_plans_[{config.mode, config.sparsity, config.block_q, config.block_k}], config);
 }
 attention::Plan& LoadedDit::cross_plan(int64_t keys) {
-  return keep(cross_plans_[keys], cross_attention_config(config_, grid_.tokens(), keys));
+  return keep(cross_plans_[keys], cross_attention_config(config_, grid_.tokens(), keys, holding_.compute));
 }
 
 void LoadedDit::check_input(const latent::Latent& x, const Prompt& prompt, std::span<const LayerAttention> policy) const {

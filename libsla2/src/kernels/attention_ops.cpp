@@ -11,6 +11,10 @@ AttentionOps attention_ops(Isa isa) {
   ops.feature_map = ref::feature_map;
   ops.route_scores = ref::route_scores;
   ops.block_sum = ref::block_sum;
+  ops.attend_bf16 = ref::attend_bf16;
+  ops.pack_keys_bf16 = ref::pack_keys_bf16;
+  ops.pack_values_bf16 = ref::pack_values_bf16;
+  ops.narrow_rows_bf16 = ref::narrow_rows_bf16;
   if (isa < Isa::kAvx2) return ops;
   ops.panel_gemm = avx2::panel_gemm;
   ops.online_softmax = avx2::online_softmax;
@@ -18,6 +22,11 @@ AttentionOps attention_ops(Isa isa) {
   ops.feature_map = avx2::feature_map;
   ops.route_scores = avx2::route_scores;
   ops.block_sum = avx2::block_sum;
+  if (isa < Isa::kAvx512Bf16) return ops;
+  ops.attend_bf16 = avx512_bf16::attend_bf16;
+  ops.pack_keys_bf16 = avx512_bf16::pack_keys_bf16;
+  ops.pack_values_bf16 = avx512_bf16::pack_values_bf16;
+  ops.narrow_rows_bf16 = avx512_bf16::narrow_rows_bf16;
   return ops;
 }
 

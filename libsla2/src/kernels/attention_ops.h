@@ -3,6 +3,7 @@
 // merge_rows.h) are O(N·D) beside O(N²·D) and exist once.
 #pragma once
 #include "core/caps.h"
+#include "kernels/attend_bf16.h"
 #include "kernels/block_sum.h"
 #include "kernels/feature_map.h"
 #include "kernels/online_softmax.h"
@@ -18,6 +19,10 @@ struct AttentionOps {
   FeatureMap feature_map;
   RouteScores route_scores;
   BlockSum block_sum;
+  AttendBf16Op attend_bf16;
+  PackKeysBf16 pack_keys_bf16;
+  PackValuesBf16 pack_values_bf16;
+  NarrowBf16 narrow_rows_bf16;
 };
 
 /// The best version of every op that runs on `isa`.

@@ -19,7 +19,7 @@ using namespace sla2;
 using attention::Config;
 
 struct Options {
-  std::string input, output, mode = "full", mix = "head_affine_lse", isa = "best", dtype = "f32";
+  std::string input, output, mode = "full", mix = "head_affine_lse", isa = "best", dtype = "f32", products = "f32";
   Config config;
   int threads = 0, repeats = 5;
 };
@@ -27,6 +27,7 @@ struct Options {
 std::unique_ptr<attention::Plan> make_plan(Options& o) {
   o.config.mode = o.mode == "full" ? attention::Mode::kFull : attention::Mode::kSla2;
   o.config.mix = o.mix == "const" ? attention::Mix::kConst : attention::Mix::kHeadAffineLse;
+  o.config.products = o.products == "bf16" ? DType::kBF16 : DType::kF32;
   set_thread_count(o.threads);
   return attention::Plan::create(o.config, o.isa == "scalar" ? Isa::kScalar : active_isa());
 }
@@ -138,6 +139,7 @@ int main(int argc, char** argv) {
     sub->add_option("--mode", o.mode);
     sub->add_option("--mix", o.mix);
     sub->add_option("--isa", o.isa);
+    sub->add_option("--products", o.products, "f32 or bf16");
     sub->add_option("--threads", o.threads);
     sub->add_option("--sparsity", o.config.sparsity);
     sub->add_option("--scale", o.config.softmax_scale);

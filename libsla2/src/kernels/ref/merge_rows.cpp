@@ -26,8 +26,9 @@ void merge_rows(const MergeInput& input, int64_t rows, int64_t dim, void* out, D
     for (int64_t c0 = 0; c0 < dim; c0 += kPanel) {
       const int64_t width = std::min(kPanel, dim - c0);
       const int64_t at = (c0 / kPanel * rows + r) * kPanel;
+      const float* const sparse = input.sparse + (input.sparse_row == 0 ? at : r * input.sparse_row + c0);
       float line[kPanel];
-      for (int64_t c = 0; c < kPanel; ++c) line[c] = ws == 0.0F ? 0.0F : ws * input.sparse[at + c];
+      for (int64_t c = 0; c < kPanel; ++c) line[c] = ws == 0.0F ? 0.0F : ws * sparse[c];
       if (wl != 0.0F)
         for (int64_t c = 0; c < kPanel; ++c) line[c] += wl * input.linear[at + c];
       store(line, width, out, r * out_row + c0, dtype);
