@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import latents, world
-from .optim import Ema, MuonAdamW, save, schedule
+from .optim import Ema, MuonAdamW, resume, save, schedule
 from .vae_train import CONFIG, build, decode, inflate, psnr, to_tensor
 
 
@@ -57,19 +57,13 @@ def train(args: argparse.Namespace) -> None:
     inner = [p for n, p in named if n.endswith("weight") and min(p.shape[:2]) > 3]
     chosen = {id(p) for p in inner}
     opt = MuonAdamW(inner, [p for _, p in named if id(p) not in chosen], lr=args.lr, adam_scale=0.4)
-    ema, step, spent, log = Ema(vae, 0.99), 0, 0.0, []
-    if path.exists():
-        state = torch.load(path, weights_only=False)
-        vae.load_state_dict(state["model"])
-        if state["opt"]:
-            opt.load_state_dict({"state": state["opt"]["state"],
-                                 "param_groups": opt.state_dict()["param_groups"]})
-        ema.load_state_dict(state["ema"])
-        step, spent, log = state["step"], state["spent"], state["log"]
+    ema = Ema(vae, 0.99)
+    state = resume(path, vae, opt, ema)
+    step, spent, log = state["step"], state["spent"], state["log"]
     cache = latents.read(work / "latents", "train")[0].half()
     noise = args.noise * cache[:256].float().std((0, 2, 3, 4)).view(1, -1, 1, 1, 1)
     rng = np.random.default_rng((args.seed, 21, step))
-    start, last_save = time.time() - spent, time.time()
+    start, last_save, fast = time.time() - spent, time.time(), torch.cpu._is_avx512_bf16_supported()
 
     def checkpoint() -> None:
         save(path, {"model": vae.state_dict(), "opt": opt.state_dict(), "ema": ema.state_dict(),
@@ -80,7 +74,9 @@ def train(args: argparse.Namespace) -> None:
         opt.set_rate(args.lr * schedule(spent / (60 * args.minutes), step))
         full = step % 8 == 7
         z, clip = batch_of(cache, rng, 1, 16, 3) if full else batch_of(cache, rng, args.batch, args.window, 3)
-        loss, mse = loss_of(decode(vae, z + noise * torch.randn_like(z)), clip)
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+            out = decode(vae, z + noise * torch.randn_like(z))
+        loss, mse = loss_of(out.float(), clip)
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0)

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from . import latents, world
-from .optim import Ema, MuonAdamW, save, schedule
+from .optim import Ema, MuonAdamW, resume, save, schedule
 from .text import DIM as TEXT_DIM
 from .text import Encoder
 
@@ -161,17 +160,12 @@ def train(args: argparse.Namespace) -> None:
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
     opt = MuonAdamW(matrices, others, lr=args.lr, adam_scale=0.4)
-    ema, step, spent, log, held = Ema(model, args.ema), 0, 0.0, [], []
+    ema = Ema(model, args.ema)
     raw, scenes = latents.read(folder, "train")
     mean, std = statistics(raw)
-    if path.exists():
-        state = torch.load(path, weights_only=False)
-        model.load_state_dict(state["model"])
-        opt.load_state_dict({"state": state["opt"]["state"],
-                             "param_groups": opt.state_dict()["param_groups"]})
-        ema.load_state_dict(state["ema"])
-        step, spent, log, held = state["step"], state["spent"], state["log"], state["held"]
-        mean, std = state["mean"], state["std"]
+    state = resume(path, model, opt, ema)
+    step, spent, log = state["step"], state["spent"], state["log"]
+    held, mean, std = state.get("held", []), state.get("mean", mean), state.get("std", std)
     data = (raw - mean) / std
     test, test_scenes = latents.read(folder, "test")
     test, test_text = (test - mean) / std, text([world.caption(s, i) for i, s in enumerate(test_scenes)])

@@ -123,3 +123,19 @@ def save(path: Path, state: dict) -> None:
     part = path.with_suffix(".part")
     torch.save(state, part)
     os.replace(part, path)
+
+
+def resume(path: Path, model: nn.Module, opt: torch.optim.Optimizer, ema: Ema) -> dict:
+    """Load a checkpoint into model, optimiser and average; return it, or a fresh start's counters if there is none.
+
+    A restored model (see ``restore``) has no optimiser state; the optimiser then starts afresh. Learning rates
+    and other settings are the caller's, not the checkpoint's.
+    """
+    if not path.exists():
+        return {"step": 0, "spent": 0.0, "log": []}
+    state = torch.load(path, weights_only=False)
+    model.load_state_dict(state["model"])
+    if state["opt"]:
+        opt.load_state_dict({"state": state["opt"]["state"], "param_groups": opt.state_dict()["param_groups"]})
+    ema.load_state_dict(state["ema"])
+    return state

@@ -21,7 +21,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, Wa
 from torch import Tensor
 
 from . import world
-from .optim import Ema, MuonAdamW, save, schedule
+from .optim import Ema, MuonAdamW, resume, save, schedule
 
 CONFIG = {"base_dim": 16, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 1,
           "temperal_downsample": [False, True, True]}
@@ -195,15 +195,8 @@ def train(args: argparse.Namespace) -> None:
     chosen = {id(p) for p in inner}
     others = [p for p in vae.parameters() if id(p) not in chosen]
     opt, ema = MuonAdamW(inner, others, lr=args.lr, adam_scale=0.4), Ema(vae, 0.995)
-    step, spent, log = 0, 0.0, []
-    if path.exists():
-        state = torch.load(path, weights_only=False)
-        vae.load_state_dict(state["model"])
-        if state["opt"]:
-            opt.load_state_dict({"state": state["opt"]["state"],
-                                 "param_groups": opt.state_dict()["param_groups"]})
-        ema.load_state_dict(state["ema"])
-        step, spent, log = state["step"], state["spent"], state["log"]
+    state = resume(path, vae, opt, ema)
+    step, spent, log = state["step"], state["spent"], state["log"]
     rng = np.random.default_rng((args.seed, step))
     start = time.time() - spent
     last_save = time.time()

@@ -100,7 +100,7 @@ def track(motion: str, jitter: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
     elif motion in ("rises", "falls"):
         y = 60 + (52 * t - 26) * (1 if motion == "falls" else -1)
     elif motion == "bounces":
-        y = 84 - 48 * np.abs(np.cos(2 * np.pi * t))
+        y = 56 - 17 * np.cos(2 * np.pi * t)  # never further between two latents than the other motions go
     return np.stack([x + jitter[0], y + jitter[1]], -1).astype(np.float32)
 
 
