@@ -85,6 +85,7 @@ const std::vector<Key>& keys() {
       integer("N_kv", 0, kMost, SLA2_FIELD(problem.keys), "key tokens; 0: as N"),
       integer("D", 1, 4096, SLA2_FIELD(problem.dim), "head dimension"),
       choice("dtype", {"f32", "bf16", "f16"}, SLA2_FIELD(dtype), "element type of q, k, v and out"),
+      choice("products", {"f32", "bf16"}, SLA2_FIELD(products), "what Q·K and P·V may multiply, where the CPU can"),
       choice("layout", {"bhnd", "bnhd", "fused", "padded"}, SLA2_FIELD(layout), "memory layout"),
       integer("block_q", 1, 4096, SLA2_FIELD(problem.block_q), "queries per routed block"),
       integer("block_k", 1, 4096, SLA2_FIELD(problem.block_k), "keys per block"),

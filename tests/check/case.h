@@ -40,6 +40,7 @@ struct Case {
   Fill fill = Fill::kGauss;
   Bias bias = Bias::kNone;
   Weights weights = Weights::kIdentity;
+  Element products = Element::kF32;  ///< of Q·Kᵀ and P·V: f32, or bf16 where the CPU can
   int64_t bits = 16, seed = 1;
   double a_scale = 0.6, a_bias = 0.5;
   Expect expect = Expect::kResult;

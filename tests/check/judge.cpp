@@ -133,7 +133,8 @@ Verdict judge(const Case& c, const Truth& t, const std::vector<double>& ours_all
   v.reason = fmt::format("worst {:.2e} of {:.2e}, rms {:.2e} of {:.2e}, relative L1 {:.1e}, 1-cosine {:.1e}", v.ours.worst,
                          worst_budget, v.ours.rms, rms_budget, v.ours.relative_l1, 1 - v.ours.cosine);
   const bool gated = c.fill == Fill::kGauss || c.fill == Fill::kChannels;
-  if (gated && c.dtype == Element::kBf16 && c.bits == 16 && v.ours.relative_l1 > kBf16RelativeL1)
+  if (gated && (c.dtype == Element::kBf16 || c.products == Element::kBf16) && c.bits == 16 &&
+      v.ours.relative_l1 > kBf16RelativeL1)
     return v.reason = fmt::format("bf16 relative L1 {:.4f} is above the promised {}", v.ours.relative_l1, kBf16RelativeL1), v;
   if (gated && c.bits == 8 && (v.ours.relative_l1 > kInt8RelativeL1 || v.ours.cosine < kInt8Cosine))
     return v.reason = fmt::format("8 bits: relative L1 {:.4f} and cosine {:.6f}; promised {} and {}", v.ours.relative_l1,

@@ -74,6 +74,16 @@ attention::Mode mode_of(Mode mode) {
                                       static_cast<int>(Mode::kSla2));
 }
 
+template <typename Config>
+concept HasProducts = requires(Config c) {
+  c.products;
+};
+
+template <typename Config>
+void set_products(Config& config, bool bf16) {
+  if constexpr (HasProducts<Config>) config.products = bf16 ? DType::kBF16 : DType::kF32;
+}
+
 attention::Config config_of(const Case& c) {
   const Problem& p = c.problem;
   attention::Config config;
@@ -91,6 +101,7 @@ attention::Config config_of(const Case& c) {
   config.smooth_k = p.smooth_k;
   config.mix_scale = c.a_scale;
   config.mix_bias = c.a_bias;
+  set_products(config, c.products == Element::kBf16);
   return config;
 }
 
@@ -141,6 +152,7 @@ std::string Subject::missing(const Case& c) {
   const auto no = [](const std::string& what) { return "not implemented: attention.h has no " + what; };
   if (c.direction == Direction::kBackward) return no("backward");
   if (c.bits != 16) return no("field for bits");
+  if (c.products != Element::kF32 && !HasProducts<attention::Config>) return no("field for products");
   if (c.kv_heads != 0 && c.kv_heads != c.heads) return no("field for key heads");
   if (p.mode != Mode::kFull && p.mode != Mode::kSla2) {
     const Run made = create(c, active_isa());
@@ -251,7 +263,7 @@ std::vector<double> widen(const std::vector<std::byte>& bits, Element type) {
 
 Arithmetic arithmetic_of(const Case& c, Isa isa) {
   if (c.bits == 8) return Arithmetic::kInt8;
-  return c.dtype == Element::kBf16 && isa >= Isa::kAvx512Bf16 ? Arithmetic::kBf16 : Arithmetic::kF32;
+  return c.products == Element::kBf16 && isa >= Isa::kAvx512Bf16 ? Arithmetic::kBf16 : Arithmetic::kF32;
 }
 
 }  // namespace sla2::check

@@ -125,7 +125,7 @@ class Backward {
     const T floor = static_cast<T>(kDenominatorFloor);
     for (int64_t c = 0; c < p.dim; ++c) {
       const T g = state.phi_q(row, c) / linear.denominator;
-      add(d_h_sum.row(0) + c * p.dim, A::operand(g), d_linear.data(), p.dim);
+      add(d_h_sum.row(0) + c * p.dim, A::feature(g), d_linear.data(), p.dim);
       (linear.floored ? d_z_all : d_z_sum)(0, c) -= (linear.floored ? floor : T{1}) * g * mean;
       const T z = linear.floored ? floor * state.z_all[static_cast<size_t>(c)] : z_sum[static_cast<size_t>(c)];
       d_phi_q(row, c) += (dot(d_linear.data(), &h_sum[static_cast<size_t>(c * p.dim)], p.dim) - mean * z) / linear.denominator;
@@ -154,8 +154,8 @@ class Backward {
     for (int64_t t = 0; t < p.keys && state.has_linear(); ++t) {
       const int64_t j = t / p.block_k;
       for (int64_t c = 0; c < p.dim; ++c) {
-        d_phi_k(t, c) = dot(d_h.row(j) + c * p.dim, state.values.row(t), p.dim) + d_z(j, c) + d_z_all(0, c);
-        add(d_values.row(t), A::operand(state.phi_k(t, c)), d_h.row(j) + c * p.dim, p.dim);
+        d_phi_k(t, c) = dot(d_h.row(j) + c * p.dim, state.feature_values.row(t), p.dim) + d_z(j, c) + d_z_all(0, c);
+        add(d_values.row(t), A::feature(state.phi_k(t, c)), d_h.row(j) + c * p.dim, p.dim);
       }
     }
   }

@@ -17,10 +17,10 @@ struct State {
   const Problem& p;
   const Selection& s;
   T scale;
-  Matrix<T> q, keys, values;   ///< [N_q, D], [columns, D] twice
-  Matrix<T> phi_q, phi_k;      ///< [N_q, D], [N_k, D]
-  Matrix<T> h, z;              ///< per key block: φ(K_j)ᵀV_j as one row of D·D, and column sums of φ(K_j)
-  std::vector<T> z_all, bias;  ///< [D]; [N_k] or empty
+  Matrix<T> q, keys, values;               ///< [N_q, D], [columns, D] twice
+  Matrix<T> phi_q, phi_k, feature_values;  ///< [N_q, D], [N_k, D] twice
+  Matrix<T> h, z;                          ///< per key block: φ(K_j)ᵀV_j as one row of D·D, and column sums of φ(K_j)
+  std::vector<T> z_all, bias;              ///< [D]; [N_k] or empty
 
   State(const Problem& problem, const Head& head, const Selection& selection)
       : p(problem),
@@ -37,7 +37,7 @@ struct State {
       q = through_int8(q, p.block_q);
       keys = through_int8(keys, p.block_k);
     }
-    values = raw_v;
+    values = feature_values = raw_v;
     if (p.mode == Mode::kPooled) {
       append(keys, block_means(centred_k, p.block_k));
       append(values, block_means(raw_v, p.block_k));
@@ -117,9 +117,9 @@ struct State {
     if (r.floored) r.denominator = floor;
     if (r.denominator == 0) return r;
     for (int64_t c = 0; c < p.dim; ++c) {
-      const T phi = A::operand(phi_q(row, c));
+      const T phi = A::feature(phi_q(row, c));
       for (int64_t d = 0; d < p.dim; ++d)
-        r.o[static_cast<size_t>(d)] += phi * A::operand(h_sum[static_cast<size_t>(c * p.dim + d)]);
+        r.o[static_cast<size_t>(d)] += phi * A::feature(h_sum[static_cast<size_t>(c * p.dim + d)]);
     }
     for (T& x : r.o) x /= r.denominator;
     return r;
@@ -159,7 +159,8 @@ struct State {
     z_all.assign(static_cast<size_t>(p.dim), T{0});
     if (!has_linear()) return;
     for (int64_t t = 0; t < p.keys; ++t) {
-      for (int64_t c = 0; c < p.dim; ++c) add(h.row(t / p.block_k) + c * p.dim, A::operand(phi_k(t, c)), values.row(t), p.dim);
+      for (int64_t c = 0; c < p.dim; ++c)
+        add(h.row(t / p.block_k) + c * p.dim, A::feature(phi_k(t, c)), feature_values.row(t), p.dim);
       add(z.row(t / p.block_k), T{1}, phi_k.row(t), p.dim);
     }
     for (int64_t j = 0; j < z.rows; ++j) add(z_all.data(), T{1}, z.row(j), p.dim);
