@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Wan-VAE decode: ours against diffusers fp32 and bf16 in the same run, same random weights, same sizes.
+"""Wan-VAE decode: ours against diffusers, fp32 and bf16, in the same run, same random weights, same sizes.
 
 Each contender runs in a process of its own, so that peak memory is its own. `--full` takes the public sizes (base 96) at
 256x256, 17 frames; without it base 32 at 128x128, 9 frames. SLA2_BUILD names the build folder.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from conftest import find_program
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}  # torch's name: ours
 
 
 def make_weights(folder: Path, base: int) -> None:
@@ -58,7 +58,7 @@ def output_of(*command: object) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--skip-bf16", action="store_true", help="leave out diffusers bf16, which takes minutes without bf16 units")
+    parser.add_argument("--skip", nargs="*", default=[], choices=tuple(PRECISIONS), help="leave out diffusers in this type")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", nargs=2, metavar=("FOLDER", "PRECISION"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -69,10 +69,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_weights(folder, base)
+        weights = folder / "diffusion_pytorch_model.safetensors"
         size = ["--height", height, "--width", width, "--frames", frames]
-        results = {"ours": output_of(find_program("probe_vae"), "bench", folder / "diffusion_pytorch_model.safetensors", *size)}
-        for precision in PRECISIONS:
-            if precision == "bfloat16" and options.skip_bf16:
+        results = {}
+        for precision, flag in PRECISIONS.items():
+            results[f"ours {precision}"] = output_of(find_program("probe_vae"), "bench", weights, *size, "--precision", flag)
+            if precision in options.skip:
                 continue
             flags = ["--full"] if options.full else []
             results[f"diffusers {precision}"] = output_of(sys.executable, __file__, *flags, "--child", folder, precision)
@@ -81,10 +83,11 @@ def main() -> None:
         return
     print(f"Wan-VAE decode, base {base}, {height}x{width}, {frames} frames")
     for who, result in results.items():
-        ratio = result["seconds"] / results["ours"]["seconds"]
+        ratio = result["seconds"] / results[f"ours {who.split()[1]}"]["seconds"]
         print(f"{who:20} {result['seconds']:8.2f} s  {ratio:6.2f}x ours  peak {result['peak_bytes'] / 2**20:7.0f} MiB")
-    ours = results["ours"]
-    print(f"plan {ours['plan_bytes'] / 2**20:.0f} MiB of the measured {ours['peak_bytes'] / 2**20:.0f} MiB")
+    for who, result in results.items():
+        if "plan_bytes" in result:
+            print(f"{who}: plan {result['plan_bytes'] / 2**20:.0f} MiB of the measured {result['peak_bytes'] / 2**20:.0f} MiB")
 
 
 if __name__ == "__main__":

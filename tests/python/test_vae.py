@@ -176,7 +176,8 @@ def test_tiles_equal_diffusers_tiles_off_the_corners_and_the_whole_frame_nearby(
 
 
 @torch.no_grad()
-def test_bf16_weights_are_rounded_weights(models, run_probe, tmp_path):
+def test_bf16_products_err_no_more_than_torchs(models, run_probe, tmp_path, monkeypatch):
+    """With fp32 products bf16 means rounded weights; on a CPU with bf16 products the sources of products are rounded too."""
     model, weights = models("base8")
     latent = torch.randn(1, 16, 2, 4, 6, generator=torch.Generator().manual_seed(10))
     mean, std = statistics(model)
@@ -185,13 +186,20 @@ def test_bf16_weights_are_rounded_weights(models, run_probe, tmp_path):
     model.load_state_dict({k: v.bfloat16().float() for k, v in state.items()})
     rounded = model.decode(latent * std + mean).sample[0]
     model.load_state_dict(state)
-    ours = ours_decode(run_probe, weights, latent[0], tmp_path, "--precision", "bf16")["frames"].permute(1, 0, 2, 3)
     bf16 = AutoencoderKLWan.from_config(model.config).eval()
     bf16.load_state_dict(state)
     theirs = bf16.bfloat16().decode((latent * std + mean).bfloat16()).sample[0].float()
-    print(f"bf16: ours {relative(ours, whole):.2e}, torch {relative(theirs, whole):.2e} from fp32")
-    assert relative(ours, rounded) <= 1e-3
-    assert relative(ours, whole) <= 2 * relative(theirs, whole)
+
+    def ours():
+        return ours_decode(run_probe, weights, latent[0], tmp_path, "--precision", "bf16")["frames"].permute(1, 0, 2, 3)
+
+    best = ours()
+    print(f"bf16: ours {relative(best, whole):.2e}, torch {relative(theirs, whole):.2e} from fp32")
+    assert relative(best, whole) <= 2 * relative(theirs, whole)
+    monkeypatch.setenv("SLA2_ISA", "avx2")
+    lowered = ours()
+    assert relative(lowered, rounded) <= 1e-3
+    assert relative(lowered, whole) <= 2 * relative(theirs, whole)
 
 
 def test_threads_do_not_change_a_bit(models, run_probe, tmp_path):

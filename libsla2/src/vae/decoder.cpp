@@ -88,7 +88,10 @@ class WanDecoder final : public Decoder {
 
 std::unique_ptr<Decoder> Decoder::load(std::shared_ptr<const weights::Checkpoint> checkpoint, Precision precision) {
   config::VaeConfig config = config::read_vae_config(*checkpoint);
-  log(SLA2_LOG_INFO, "VAE decoder: fp32 products{}", precision == Precision::kBf16 ? " of weights rounded to bf16" : "");
+  log(SLA2_LOG_INFO, "VAE decoder: {}",
+      precision != Precision::kBf16 ? "fp32 products"
+      : has_fast_bf16()             ? "bf16 products"
+                                    : "fp32 products of weights rounded to bf16");
   return std::make_unique<WanDecoder>(std::move(config), WeightReader::from(*checkpoint, precision == Precision::kBf16));
 }
 

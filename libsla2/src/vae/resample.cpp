@@ -50,8 +50,8 @@ PhaseWeights phase_weights(const WeightReader& reader, const std::string& name, 
             sums[static_cast<size_t>(pair * 4 + folded(row, ky) * 2 + folded(column, kx))] +=
                 weights[static_cast<size_t>((pair * kResampleKernel + ky) * kResampleKernel + kx)];
       std::transform(sums.begin(), sums.end(), folded_weights.begin(), [](double sum) { return static_cast<float>(sum); });
-      phases[static_cast<size_t>(row * kPhases + column)] = {phase_geometry(in, out, row, column), folded_weights.data(),
-                                                             bias.data(), reader.block()};
+      phases[static_cast<size_t>(row) * kPhases + static_cast<size_t>(column)] = {
+          phase_geometry(in, out, row, column), folded_weights.data(), bias.data(), reader.block(), reader.narrow()};
     }
   return phases;
 }
@@ -91,7 +91,7 @@ class UpsampleStage final : public Stage {
   void upsample(Workspace& workspace) {
     for (int row = 0; row < kPhases; ++row)
       for (int column = 0; column < kPhases; ++column) {
-        Conv& phase = phases_[static_cast<size_t>(row * kPhases + column)];
+        Conv& phase = phases_[static_cast<size_t>(row) * kPhases + static_cast<size_t>(column)];
         phase.run(workspace.x.data(), workspace.side.data(), false);
         kernels::scatter_phase(phase.output(), workspace.side.data(), row, column, workspace.y.data());
       }

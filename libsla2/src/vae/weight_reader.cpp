@@ -4,14 +4,21 @@
 #include <algorithm>
 #include <functional>
 #include <numeric>
+#include <utility>
 
 namespace sla2::vae {
 
-WeightReader WeightReader::from(const weights::Checkpoint& checkpoint, bool round_to_bf16) {
+WeightReader::WeightReader(Fetch fetch, bool bf16, int64_t block)
+    : fetch_(std::move(fetch)),
+      round_(bf16),
+      block_(block),
+      narrow_(bf16 && has_fast_bf16() ? std::make_shared<kernels::NarrowFrame>() : nullptr) {}
+
+WeightReader WeightReader::from(const weights::Checkpoint& checkpoint, bool bf16) {
   return {[&checkpoint](std::string_view name, std::span<const int64_t> shape, std::span<float> target) {
             checkpoint.read_f32(name, shape, target);
           },
-          round_to_bf16, kernels::preferred_block()};
+          bf16, kernels::preferred_block()};
 }
 
 std::vector<float> WeightReader::read(const std::string& name, std::vector<int64_t> shape) const {
@@ -28,7 +35,7 @@ kernels::PackedConv WeightReader::conv(const std::string& name, const kernels::C
   if (rank == 5) shape.insert(shape.begin() + 2, 1);
   const std::vector<float> weights = read(name + ".weight", shape);
   const std::vector<float> bias = read(name + ".bias", {geometry.out_channels});
-  return {geometry, weights.data(), bias.data(), block_};
+  return {geometry, weights.data(), bias.data(), block_, narrow_};
 }
 
 CausalTaps WeightReader::causal(const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t first_out,
@@ -44,7 +51,7 @@ CausalTaps WeightReader::causal(const std::string& name, int64_t in, int64_t out
     for (int64_t pair = 0; pair < out * in; ++pair)  // (out, in) pairs
       std::copy_n(weights.data() + ((first_out * in + pair) * kCausalTaps + t) * area, area, tap.data() + pair * area);
     const bool newest = t + 1 == kCausalTaps;
-    taps[static_cast<size_t>(t)] = {geometry, tap.data(), newest ? bias.data() + first_out : nullptr, block_};
+    taps[static_cast<size_t>(t)] = {geometry, tap.data(), newest ? bias.data() + first_out : nullptr, block_, narrow_};
   }
   return taps;
 }

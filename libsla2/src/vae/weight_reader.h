@@ -21,8 +21,9 @@ class WeightReader {
  public:
   /// `fetch(name, shape, target)` fills fp32 and throws if the tensor is missing or shaped otherwise.
   using Fetch = std::function<void(std::string_view, std::span<const int64_t>, std::span<float>)>;
-  WeightReader(Fetch fetch, bool round_to_bf16, int64_t block) : fetch_(std::move(fetch)), round_(round_to_bf16), block_(block) {}
-  static WeightReader from(const weights::Checkpoint& checkpoint, bool round_to_bf16);
+  /// bf16: weights rounded to bf16; products too where the CPU has fast ones.
+  WeightReader(Fetch fetch, bool bf16, int64_t block);
+  static WeightReader from(const weights::Checkpoint& checkpoint, bool bf16);
 
   [[nodiscard]] std::vector<float> read(const std::string& name, std::vector<int64_t> shape) const;
   /// Conv2d with [out,in,kh,kw] weights, or Conv3d 1x1x1 where `rank` is 5.
@@ -33,11 +34,13 @@ class WeightReader {
   /// RMS_norm's gamma [C,1,1,1] or [C,1,1], filled up with zeros to whole blocks.
   [[nodiscard]] std::vector<float> gamma(const std::string& name, int64_t channels, int rank) const;
   [[nodiscard]] int64_t block() const noexcept { return block_; }
+  [[nodiscard]] const std::shared_ptr<kernels::NarrowFrame>& narrow() const noexcept { return narrow_; }
 
  private:
   Fetch fetch_;
   bool round_;
   int64_t block_;
+  std::shared_ptr<kernels::NarrowFrame> narrow_;  ///< null: fp32 products
 };
 
 constexpr int kCausalTaps = 3;

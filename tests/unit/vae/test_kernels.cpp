@@ -53,6 +53,32 @@ TEST_CASE("convolution equals the formula for every geometry of the VAE") {
   CHECK(worst(ours, expected) < 1e-6);
 }
 
+TEST_CASE("bf16 convolution equals the formula on rounded numbers") {
+  if (!has_fast_bf16() || preferred_block() != 16) {
+    WARN("skipped: this machine (or SLA2_ISA) has no avx512_bf16");
+    return;
+  }
+  const auto [in, out] =
+      GENERATE(std::pair<int64_t, int64_t>{16, 24}, std::pair<int64_t, int64_t>{3, 5}, std::pair<int64_t, int64_t>{32, 3});
+  const int kind = GENERATE(0, 1, 2, 3);
+  const bool accumulate = GENERATE(false, true);
+  const ConvGeometry geometries[] = {ConvGeometry::same(in, out, 3),
+                                     ConvGeometry::same(in, out, 1),
+                                     {in, out, 3, 3, 2, 0, 0, 1, 1},
+                                     {in, out, 2, 2, 1, 1, 0, 0, 1}};
+  const ConvGeometry& geometry = geometries[kind];
+  const FrameShape input{in, 6, 10, 16}, output = geometry.output(input);
+  std::vector<float> weights = test::normal(geometry.weight_count(), 1), src = random_frame(input, 3);
+  const std::vector<float> bias = test::normal(out, 2);
+  std::vector<float> ours = random_frame(output, 4), expected = ours;
+  Conv(PackedConv(geometry, weights.data(), bias.data(), 16, std::make_shared<NarrowFrame>()), input.height, input.width)
+      .run(src.data(), ours.data(), accumulate);
+  for (std::vector<float>* values : {&weights, &src})
+    for (float& value : *values) value = bf16_to_f32(f32_to_bf16(value));
+  ref::conv(geometry, input, weights.data(), bias.data(), src.data(), expected.data(), accumulate);
+  CHECK(worst(ours, expected) < 1e-6);
+}
+
 TEST_CASE("packed bytes are known before packing") {
   const auto geometry = ConvGeometry::same(24, 40, 3);
   const std::vector<float> weights(static_cast<size_t>(geometry.weight_count())), bias(40);

@@ -10,6 +10,8 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/threads.h"
+#include "kernels/elementwise.h"
 
 namespace sla2::kernels {
 
@@ -17,6 +19,7 @@ namespace {
 
 using dnnl::memory;
 
+constexpr int64_t kNarrowGrain = 1 << 16;
 constexpr int64_t kNominalSize = 64;  // rows and columns at which weights are packed first
 
 const dnnl::engine& cpu_engine() {
@@ -36,18 +39,18 @@ auto guarded(const char* what, const ConvGeometry& g, Function&& function) {
   }
 }
 
-memory::desc frame_desc(int64_t channels, int64_t height, int64_t width, int64_t block) {
-  return {{1, channels, height, width},
-          memory::data_type::f32,
-          block == 16 ? memory::format_tag::nChw16c : memory::format_tag::nChw8c};
+constexpr auto kF32 = memory::data_type::f32, kBf16 = memory::data_type::bf16;
+
+memory::desc frame_desc(int64_t channels, int64_t height, int64_t width, int64_t block, memory::data_type type) {
+  return {{1, channels, height, width}, type, block == 16 ? memory::format_tag::nChw16c : memory::format_tag::nChw8c};
 }
 
-dnnl::convolution_forward::primitive_desc describe(const ConvGeometry& g, const FrameShape& in, bool bias, bool accumulate) {
+dnnl::convolution_forward::primitive_desc describe(const ConvGeometry& g, const FrameShape& in, bool bias, bool accumulate,
+                                                   memory::data_type type) {
   const FrameShape out = g.output(in);
-  const memory::desc src = frame_desc(in.channels, in.height, in.width, in.block);
-  const memory::desc dst = frame_desc(out.channels, out.height, out.width, in.block);
-  const memory::desc weights({g.out_channels, g.in_channels, g.kernel_h, g.kernel_w}, memory::data_type::f32,
-                             memory::format_tag::any);
+  const memory::desc src = frame_desc(in.channels, in.height, in.width, in.block, type);
+  const memory::desc dst = frame_desc(out.channels, out.height, out.width, in.block, kF32);
+  const memory::desc weights({g.out_channels, g.in_channels, g.kernel_h, g.kernel_w}, type, memory::format_tag::any);
   const memory::desc bias_desc =
       bias ? memory::desc({g.out_channels}, memory::data_type::f32, memory::format_tag::a) : memory::desc();
   dnnl::primitive_attr attributes;
@@ -94,16 +97,20 @@ struct PackedConv::Impl {
   int64_t block = 8;
   memory weights;
   std::optional<memory> bias;
+  std::shared_ptr<NarrowFrame> narrow;
+  [[nodiscard]] memory::data_type type() const { return narrow == nullptr ? kF32 : kBf16; }
 };
 
-PackedConv::PackedConv(const ConvGeometry& geometry, const float* weights, const float* bias, int64_t block) {
+PackedConv::PackedConv(const ConvGeometry& geometry, const float* weights, const float* bias, int64_t block,
+                       std::shared_ptr<NarrowFrame> narrow) {
   guarded("pack the weights of", geometry, [&] {
     auto impl = std::make_shared<Impl>();
     impl->geometry = geometry;
     impl->block = block;
+    impl->narrow = std::move(narrow);
     const memory::desc plain({geometry.out_channels, geometry.in_channels, geometry.kernel_h, geometry.kernel_w},
                              memory::data_type::f32, memory::format_tag::oihw);
-    const auto described = describe(geometry, nominal_input(geometry, block), bias != nullptr, false);
+    const auto described = describe(geometry, nominal_input(geometry, block), bias != nullptr, false, impl->type());
     impl->weights = memory(described.weights_desc(), cpu_engine());
     memory source(plain, cpu_engine(), const_cast<float*>(weights));  // oneDNN reads only, its signature does not say so
     dnnl::stream stream(cpu_engine());
@@ -125,7 +132,7 @@ uint64_t PackedConv::bytes() const noexcept {
 
 uint64_t PackedConv::bytes_for(const ConvGeometry& geometry, bool bias, int64_t block) {
   return guarded("size", geometry, [&] {
-    const auto described = describe(geometry, nominal_input(geometry, block), bias, false);
+    const auto described = describe(geometry, nominal_input(geometry, block), bias, false, kF32);
     return static_cast<uint64_t>(described.weights_desc().get_size() + (bias ? described.bias_desc().get_size() : 0));
   });
 }
@@ -138,10 +145,23 @@ struct Conv::Impl {
   std::array<std::optional<dnnl::convolution_forward>, 2> primitives;  // [accumulate], made when first used
   memory src, dst;
 
+  bf16_t* narrowed(const float* frame, NarrowFrame& target) const {
+    const int64_t count = input.elements();
+    if (target.values.size() < static_cast<size_t>(count)) {
+      target.values = {};
+      target.values = AlignedBuffer<bf16_t>(static_cast<size_t>(count));
+    }
+    bf16_t* const values = target.values.data();
+    parallel_ranges(count, kNarrowGrain, [&](int64_t begin, int64_t end, int) {
+      elementwise().narrow_bf16(frame + begin, values + begin, static_cast<size_t>(end - begin));
+    });
+    return values;
+  }
+
   const dnnl::convolution_forward& primitive(bool accumulate) {
     std::optional<dnnl::convolution_forward>& slot = primitives[accumulate ? 1 : 0];
     if (!slot) {
-      const auto described = describe(packed.geometry(), input, packed.impl_->bias.has_value(), accumulate);
+      const auto described = describe(packed.geometry(), input, packed.impl_->bias.has_value(), accumulate, packed.impl_->type());
       if (described.weights_desc() != weights.get_desc()) {
         memory other(described.weights_desc(), cpu_engine());
         memory source = packed.impl_->weights;
@@ -165,8 +185,8 @@ Conv::Conv(PackedConv weights, int64_t height, int64_t width) {
     impl_->weights = weights.impl_->weights;
     impl_->stream = dnnl::stream(cpu_engine());
     const FrameShape &in = impl_->input, &out = impl_->output;
-    impl_->src = memory(frame_desc(in.channels, in.height, in.width, in.block), cpu_engine(), nullptr);
-    impl_->dst = memory(frame_desc(out.channels, out.height, out.width, out.block), cpu_engine(), nullptr);
+    impl_->src = memory(frame_desc(in.channels, in.height, in.width, in.block, weights.impl_->type()), cpu_engine(), nullptr);
+    impl_->dst = memory(frame_desc(out.channels, out.height, out.width, out.block, kF32), cpu_engine(), nullptr);
     impl_->packed = std::move(weights);
   });
 }
@@ -178,7 +198,13 @@ Conv& Conv::operator=(Conv&&) noexcept = default;
 void Conv::run(const float* src, float* dst, bool accumulate) {
   guarded("run", impl_->packed.geometry(), [&] {
     const dnnl::convolution_forward& primitive = impl_->primitive(accumulate);
-    impl_->src.set_data_handle(const_cast<float*>(src), impl_->stream);
+    std::unique_lock<std::mutex> lock;
+    if (NarrowFrame* const narrow = impl_->packed.impl_->narrow.get(); narrow != nullptr) {
+      lock = std::unique_lock(narrow->busy);
+      impl_->src.set_data_handle(impl_->narrowed(src, *narrow), impl_->stream);
+    } else {
+      impl_->src.set_data_handle(const_cast<float*>(src), impl_->stream);
+    }
     impl_->dst.set_data_handle(dst, impl_->stream);
     std::unordered_map<int, memory> arguments{
         {DNNL_ARG_SRC, impl_->src}, {DNNL_ARG_WEIGHTS, impl_->weights}, {DNNL_ARG_DST, impl_->dst}};
