@@ -42,7 +42,11 @@ function(sla2_add_room_test name)
   target_compile_definitions(test_${name} PRIVATE SLA2_SOURCE_DIR="${PROJECT_SOURCE_DIR}" SLA2_BINARY_DIR="${PROJECT_BINARY_DIR}")
   add_test(NAME unit.${name} COMMAND test_${name})
   add_dependencies(unit_tests test_${name})
-  set_tests_properties(unit.${name} PROPERTIES TIMEOUT 300 LABELS unit)
+  set(limit 300)
+  if(SLA2_SANITIZE)
+    set(limit 1800)
+  endif()
+  set_tests_properties(unit.${name} PROPERTIES TIMEOUT ${limit} LABELS unit)
 endfunction()
 
 # sla2_add_probe(NAME SOURCES ... DEPS rooms...)  a program probe_<NAME>: safetensors in, safetensors out, driven by
