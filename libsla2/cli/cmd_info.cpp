@@ -38,7 +38,7 @@ void print_object(const json& object) {
       if (!text.empty()) row(key, text);
     } else if (value.is_array()) {
       row(key, fmt::format("{} entries", value.size()));
-    } else if (!value.is_null() && value != "") {
+    } else if (!value.is_null() && !value_text(value).empty()) {
       row(key, value_text(value));
     }
   }
