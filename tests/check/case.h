@@ -25,7 +25,8 @@ enum class Fill : uint8_t {
   kTiny,      ///< gauss times 1e-20: products underflow
   kNanQ,
   kNanK,
-  kNanV  ///< gauss with one NaN in the last head
+  kNanV,    ///< gauss with one NaN in the last head
+  kSpikes,  ///< gauss, and each row of Q and K towers in one channel: φ is one-hot, unshifted exponentials overflow
 };
 enum class Bias : uint8_t { kNone, kNormal, kMasked };  ///< per key; masked: −inf on a tenth of the keys
 enum class Expect : uint8_t { kResult, kRefused };

@@ -96,6 +96,10 @@ void fill_qkv(const Case& c, int64_t head, int64_t key_head, Head& h) {
       for (int64_t t = 1; t < p.queries; ++t) std::copy_n(h.q.row(0), p.dim, h.q.row(t));
       for (int64_t t = 1; t < p.keys; ++t) std::copy_n(h.k.row(0), p.dim, h.k.row(t));
       break;
+    case Fill::kSpikes:
+      for (int64_t t = 0; t < p.queries; ++t) h.q(t, t % p.dim) += 150;
+      for (int64_t t = 0; t < p.keys; ++t) h.k(t, t % p.dim) += 150;
+      break;
     case Fill::kHuge: each(h.q, 40), each(h.k, 40); break;
     case Fill::kTiny: each(h.q, 1e-20), each(h.k, 1e-20); break;
     default: break;
