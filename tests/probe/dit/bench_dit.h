@@ -5,4 +5,5 @@
 namespace sla2::probe {
 /// `probe_dit bench`: seconds per block and peak memory on synthetic weights, as JSON.
 void add_bench(CLI::App& app);
+void add_load(CLI::App& app);  ///< bench_load.cpp
 }  // namespace sla2::probe

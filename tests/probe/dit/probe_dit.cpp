@@ -80,6 +80,7 @@ int main(int argc, char** argv) {
   run->add_option("--token-chunk", a.token_chunk);
   run->callback([&] { forward(a); });
   probe::add_bench(app);
+  probe::add_load(app);
   try {
     CLI11_PARSE(app, argc, argv);
   } catch (const sla2::Error& error) {
