@@ -19,7 +19,9 @@ double share_kept(const Selection& s) {
 
 /// What the library says about its own run must be true.
 std::string check_stats(const Case& c, const Truth& truth, const attention::Stats& stats) {
-  constexpr double kLinearWeightError = 1e-4;
+  // The mean's error is at most the rows' largest; with few rows plain code's largest is a matter of luck, and is not asked.
+  constexpr int64_t kEnoughRows = 32;
+  constexpr double kFactor = 2, kJitter = 1e-6;
   if (c.problem.mode != Mode::kSla2 || c.has_nan()) return "";
   const bool all = truth.kept_share == 1;
   if ((stats.mode_used == attention::Mode::kFull) != all) return "stats: mode_used says the wrong path";
@@ -30,7 +32,8 @@ std::string check_stats(const Case& c, const Truth& truth, const attention::Stat
   if (stats.blocks_total != pairs || stats.blocks_kept != std::llround(truth.kept_share * static_cast<double>(pairs)))
     return fmt::format("stats: {} of {} blocks kept; expected {:.0f} of {}", stats.blocks_kept, stats.blocks_total,
                        truth.kept_share * static_cast<double>(pairs), pairs);
-  if (truth.closest > 1e-6 && std::abs(stats.mean_linear_weight - truth.linear_weight) > kLinearWeightError)
+  if (c.batch * c.heads * c.problem.queries >= kEnoughRows &&
+      std::abs(stats.mean_linear_weight - truth.linear_weight) > kFactor * truth.linear_error + kJitter)
     return fmt::format("stats: mean_linear_weight is {}, the oracle has {}", stats.mean_linear_weight, truth.linear_weight);
   return "";
 }
@@ -79,19 +82,27 @@ Truth make_truth(const Case& c, const std::vector<Head>& heads, Arithmetic plain
   truth.out.resize(heads.size() * per_head);
   truth.plain.resize(truth.out.size());
   truth.kept_share = 0;
-  std::vector<double> kept(heads.size()), weight(heads.size()), closest(heads.size());
+  std::vector<double> kept(heads.size()), weight(heads.size()), error(heads.size()), closest(heads.size());
   parallel_for(static_cast<int64_t>(heads.size()), [&](int64_t index, int) {
     const auto i = static_cast<size_t>(index);
     const Selection s = select(c.problem, heads[i]);
     const Output exact = forward(c.problem, heads[i], s, Arithmetic::kExact);
-    const Output rough = forward(c.problem, heads[i], s, plain);
+    // With every block kept the library promises the full path, which takes keys as they are: so does its yardstick.
+    Problem yardstick = c.problem;
+    if (c.problem.mode == Mode::kSla2 && share_kept(s) == 1) yardstick.mode = Mode::kFull;
+    const Output rough = forward(yardstick, heads[i], s, plain);
     std::copy(exact.o.data.begin(), exact.o.data.end(), truth.out.begin() + static_cast<std::ptrdiff_t>(i * per_head));
     for (size_t n = 0; n < per_head; ++n) truth.plain[i * per_head + n] = rounded(rough.o.data[n], c.dtype);
-    kept[i] = share_kept(s), weight[i] = exact.linear_weight, closest[i] = s.closest;
+    kept[i] = share_kept(s), closest[i] = s.closest;
+    for (size_t n = 0; n < exact.linear_weight.size(); ++n) {
+      weight[i] += exact.linear_weight[n] / static_cast<double>(exact.linear_weight.size());
+      error[i] = std::max(error[i], std::abs(rough.linear_weight[n] - exact.linear_weight[n]));
+    }
   });
   for (size_t i = 0; i < heads.size(); ++i) {
     truth.kept_share += kept[i] / static_cast<double>(heads.size());
     truth.linear_weight += weight[i] / static_cast<double>(heads.size());
+    truth.linear_error = std::max(truth.linear_error, error[i]);
     truth.closest = std::min(truth.closest, closest[i]);
   }
   return truth;

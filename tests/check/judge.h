@@ -36,6 +36,7 @@ struct Truth {
   std::vector<double> plain;  ///< plain code of one precision, rounded to the element type
   double kept_share = 1;      ///< fraction of (query block, key block) pairs kept
   double linear_weight = 0;   ///< mean of 1 − a
+  double linear_error = 0;    ///< largest difference of a row's 1 − a between plain code and truth
   double closest = INFINITY;  ///< Selection::closest, smallest over heads
 };
 

@@ -88,14 +88,17 @@ int run_checks(const Options& o, const std::vector<Case>& cases, const Settings&
   for (const Finding& f : findings)
     if (f.status == Status::kSkip) ++skipped[f.reason];
   for (const auto& [reason, count] : skipped) std::printf("SKIP(%s): %d\n", reason.c_str(), count);
+  const auto explained =
+      std::count_if(findings.begin(), findings.end(), [](const Finding& f) { return f.reason.starts_with("explained"); });
   const Finding* closest = nullptr;
   for (const Finding& f : findings)
     if (f.status == Status::kPass && (closest == nullptr || f.share > closest->share)) closest = &f;
   if (closest != nullptr)
     std::printf("nearest to its budget: %.0f %%, %s %s\n", 100 * closest->share, closest->isa.c_str(), closest->line.c_str());
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  std::printf("%zu cases: %d PASS, %d FAIL, %d SKIP, %d MISTRUSTED, %d UNTESTED in %.1f s\n", cases.size(), counts[Status::kPass],
-              counts[Status::kFail], counts[Status::kSkip], counts[Status::kMistrusted], counts[Status::kUntested], seconds);
+  std::printf("%zu cases: %d PASS (%d explained), %d FAIL, %d SKIP, %d MISTRUSTED, %d UNTESTED in %.1f s\n", cases.size(),
+              counts[Status::kPass], static_cast<int>(explained), counts[Status::kFail], counts[Status::kSkip],
+              counts[Status::kMistrusted], counts[Status::kUntested], seconds);
   return counts[Status::kFail] + counts[Status::kMistrusted] + counts[Status::kUntested] > 0 ? 1 : 0;
 }
 

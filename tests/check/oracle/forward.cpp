@@ -27,7 +27,7 @@ Output run(const Problem& p, const Head& head, const Selection& selection) {
   using T = typename A::T;
   const State<A> state(p, head, selection);
   const Table mean = block_means(head.k, p.keys);
-  Output out{Table(p.queries, p.dim), {}, {}, 0};
+  Output out{Table(p.queries, p.dim), {}, {}, {}};
   std::vector<T> h_sum, z_sum;
   for (int64_t row = 0; row < p.queries; ++row) {
     const int64_t b = row / p.block_q;
@@ -44,7 +44,7 @@ Output run(const Problem& p, const Head& head, const Selection& selection) {
     out.lse_minus_rest.push_back(difference);
     const bool shifted = p.mode != Mode::kFull;  // the softmax ran on K − μ, which lowers each logit of the row by s·q·μ
     out.lse.push_back(lse + (shifted ? p.softmax_scale() * dot(head.q.row(row), mean.row(0), p.dim) : 0));
-    out.linear_weight += static_cast<double>(T{1} - a) / static_cast<double>(p.queries);
+    out.linear_weight.push_back(static_cast<double>(T{1} - a));
   }
   if (p.router == Router::kVsa && !head.gate.empty()) {
     const Matrix<T> coarse = product(coarse_weights(state), block_means(cast<T>(head.v), p.block_k));

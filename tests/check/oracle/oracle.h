@@ -66,7 +66,7 @@ struct Output {
   Table o;                             ///< [N_q, D]
   std::vector<double> lse;             ///< [N_q] of the unsmoothed keys, over what the softmax branch saw
   std::vector<double> lse_minus_rest;  ///< [N_q] L − L_rest, what `frozen` takes
-  double linear_weight = 0;            ///< mean over rows of 1 − a (sla2 only)
+  std::vector<double> linear_weight;   ///< [N_q] 1 − a (sla2; elsewhere 0)
 };
 Output forward(const Problem& problem, const Head& head, const Selection& selection, Arithmetic arithmetic);
 
