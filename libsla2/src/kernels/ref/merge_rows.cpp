@@ -27,11 +27,14 @@ void merge_rows(const MergeInput& input, int64_t rows, int64_t dim, void* out, D
       const int64_t width = std::min(kPanel, dim - c0);
       const int64_t at = (c0 / kPanel * rows + r) * kPanel;
       const float* const sparse = input.sparse + (input.sparse_row == 0 ? at : r * input.sparse_row + c0);
-      float line[kPanel];
+      // A whole panel of fp32 is computed where it belongs; other types and a ragged end go through `own`.
+      const bool in_place = dtype == DType::kF32 && width == kPanel;
+      float own[kPanel];
+      float* const line = in_place ? static_cast<float*>(out) + r * out_row + c0 : own;
       for (int64_t c = 0; c < kPanel; ++c) line[c] = ws == 0.0F ? 0.0F : ws * sparse[c];
       if (wl != 0.0F)
         for (int64_t c = 0; c < kPanel; ++c) line[c] += wl * input.linear[at + c];
-      store(line, width, out, r * out_row + c0, dtype);
+      if (!in_place) store(line, width, out, r * out_row + c0, dtype);
     }
   }
 }
