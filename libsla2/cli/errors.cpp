@@ -75,7 +75,7 @@ sla2_status status_of_errno(int error, bool writing) {
 }
 
 std::string errno_text(int error) {
-  const std::string text = std::generic_category().message(error);
+  std::string text = std::generic_category().message(error);
   switch (error) {
     case ENOSPC:
     case EDQUOT: return text + "; free some space or write to another disk with -o";

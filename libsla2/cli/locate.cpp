@@ -63,12 +63,13 @@ std::vector<fs::path> all_presets() {
     }
   }
   std::vector<fs::path> presets;
+  presets.reserve(by_name.size());
   for (const auto& [name, path] : by_name) presets.push_back(path);
   return presets;
 }
 
 fs::path locate_preset(const std::string& name) {
-  const fs::path path = name;
+  fs::path path = name;
   if (path.extension() == ".json" || path.has_parent_path()) {
     if (!fs::exists(path))
       fail(SLA2_E_FILE_NOT_FOUND, "preset file {} does not exist; `sla2 presets list` shows the shipped ones", name);
