@@ -93,7 +93,8 @@ def train(args: argparse.Namespace) -> None:
             checkpoint()
     checkpoint()
     vae.load_state_dict(ema.shadow)
-    print(json.dumps({"steps": step, "vae_psnr_held_out_db": round(psnr(vae, args.judge), 2)}))
+    print(json.dumps({"steps": step, "minutes": round(spent / 60, 1), "clips": args.judge,
+                      "vae_psnr_held_out_db": round(psnr(vae, args.judge), 2)}))
 
 
 def main() -> None:

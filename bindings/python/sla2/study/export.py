@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--vae", default="vae.pt", help="VAE checkpoint's file name")
     parser.add_argument("--dit", default="dit.pt", help="transformer checkpoint's file name")
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--cfg-scale", type=float, default=4.0)
+    parser.add_argument("--cfg-scale", type=float, default=2.0)
     parser.add_argument("--sampler", default="euler", choices=("euler", "unipc"))
     args = parser.parse_args()
     export(args.work, args.out, args.vae, args.dit, {
