@@ -130,7 +130,10 @@ def test_terminal_shows_a_bar(tool, tiny_model, tmp_path, environment):
     import os
     import pty
 
-    master, slave = pty.openpty()
+    try:
+        master, slave = pty.openpty()
+    except OSError as error:  # a bare container may have no /dev/pts
+        pytest.skip(f"no terminal can be made here: {error}")
     with subprocess.Popen([tool, "generate", "-m", tiny_model, "-p", "x", "--steps", "3", "-o", tmp_path / "a.mp4"], stderr=slave,
                           env=environment) as process:
         os.close(slave)
