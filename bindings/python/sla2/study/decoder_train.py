@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import latents, world
-from .optim import Ema, MuonAdamW, resume, save, schedule
+from .optim import Ema, MuonAdamW, fast_products, resume, save, schedule
 from .vae_train import CONFIG, build, decode, inflate, psnr, to_tensor
 
 
@@ -63,7 +63,7 @@ def train(args: argparse.Namespace) -> None:
     cache = latents.read(work / "latents", "train")[0].half()
     noise = args.noise * cache[:256].float().std((0, 2, 3, 4)).view(1, -1, 1, 1, 1)
     rng = np.random.default_rng((args.seed, 21, step))
-    start, last_save, fast = time.time() - spent, time.time(), torch.cpu._is_avx512_bf16_supported()
+    start, last_save = time.time() - spent, time.time()
 
     def checkpoint() -> None:
         save(path, {"model": vae.state_dict(), "opt": opt.state_dict(), "ema": ema.state_dict(),
@@ -74,7 +74,7 @@ def train(args: argparse.Namespace) -> None:
         opt.set_rate(args.lr * schedule(spent / (60 * args.minutes), step))
         full = step % 8 == 7
         z, clip = batch_of(cache, rng, 1, 16, 3) if full else batch_of(cache, rng, args.batch, args.window, 3)
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+        with fast_products():
             out = decode(vae, z + noise * torch.randn_like(z))
         loss, mse = loss_of(out.float(), clip)
         opt.zero_grad(set_to_none=True)

@@ -17,7 +17,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from . import latents, world
-from .optim import Ema, MuonAdamW, resume, save, schedule
+from .optim import Ema, MuonAdamW, fast_products, resume, save, schedule
 from .text import DIM as TEXT_DIM
 from .text import Encoder
 
@@ -124,8 +124,7 @@ def object_weights(factor: float) -> dict[str, Tensor]:
 def flow_loss(model, x0: Tensor, context: Tensor, sigma: Tensor, noise: Tensor, weight=1.0) -> Tensor:
     """Return the (weighted) mean squared error of the predicted velocity per sample, [b]."""
     s = sigma.view(-1, 1, 1, 1, 1)
-    # On a CPU without bfloat16 products these are emulated, and slower than float32.
-    with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
+    with fast_products():
         out = model((1 - s) * x0 + s * noise, 1000 * sigma, context, return_dict=False)[0].float()
     return (weight * (out - (noise - x0)).square()).flatten(1).mean(1)
 

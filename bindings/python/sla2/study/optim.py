@@ -111,6 +111,11 @@ class Ema:
         self.count, self.shadow = state["count"], state["shadow"]
 
 
+def fast_products() -> torch.autocast:
+    """Return a context of bfloat16 products, empty where the CPU lacks them: there they are slower than float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
+
+
 def schedule(progress: float, step: int, warmup: int = 50, floor: float = 0.02) -> float:
     """Return the factor on the learning rate: linear warm-up, then cosine decay in ``progress``."""
     cosine = 0.5 + 0.5 * math.cos(math.pi * min(max(progress, 0.0), 1.0))
