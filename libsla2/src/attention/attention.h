@@ -11,19 +11,43 @@
 
 namespace sla2::attention {
 
-enum class Mode : uint8_t { kFull = 1, kSla2 = 2 };
-enum class Mix : uint8_t { kHeadAffineLse = 1, kConst = 2 };
+/// What is computed; numbers as in the C header. O_s softmax over the kept key blocks, O_l linear attention (docs/numerics.md).
+enum class Mode : uint8_t {
+  kFull = 1,        ///< softmax over all keys
+  kSla2 = 2,        ///< a·O_s + (1 - a)·O_l, O_l over the blocks that were not kept
+  kSla1 = 3,        ///< O_s + Proj(O_l) (SLA, arXiv 2509.24006)
+  kSparseOnly = 4,  ///< O_s
+  kLinearOnly = 5,  ///< O_l over all keys
+  kLPlusS = 6,      ///< O_s + O_l over all keys
+  kPooled = 7,      ///< softmax over the kept keys and the mean key of every other block (extension of this project)
+};
+enum class Router : uint8_t { kSla2 = 1, kSla1 = 2, kVsa = 3, kVmoba = 4, kSparge = 5, kGiven = 6 };
+enum class Mix : uint8_t { kHeadAffineLse = 1, kConst = 2, kHeadScalar = 3, kBlock = 4 };  ///< where a of sla2 comes from
+enum class Scope : uint8_t { kComplement = 1, kGlobal = 2 };                               ///< keys of sla1's linear branch
+enum class Rule : uint8_t { kTopK = 1, kCdf = 2, kHybrid = 3 };                            ///< router sparge: how many blocks
 
 struct Config {
   Mode mode = Mode::kFull;
+  Router router = Router::kSla2;
   Mix mix = Mix::kHeadAffineLse;
+  Scope scope = Scope::kComplement;
+  Rule rule = Rule::kTopK;
   int64_t batch = 1, heads = 0, query_tokens = 0, key_tokens = 0, head_dim = 0;
+  int64_t kv_heads = 0;      ///< divides heads; 0: as heads. Query head h reads key head h / (heads / kv_heads)
   double sparsity = 0;       ///< fraction of key blocks skipped; kept = max(1, round((1 - sparsity) * T_n))
   double softmax_scale = 0;  ///< 0: 1/sqrt(D)
   int32_t block_q = 128, block_k = 64;
-  bool smooth_k = true;
+  bool smooth_k = true;  ///< φ sees K minus its mean
   double mix_scale = 0.6, mix_bias = 0.5;
+  double negligible = 0;  ///< sla1: this fraction of the blocks, the least, is in neither branch
+  double tau = 0;         ///< > 0: SoftTop-k of this temperature instead of the hard mask
+  double top_p = 0.25;    ///< vmoba, sparge cdf and hybrid: share to reach
+  double theta = -1;      ///< sparge: blocks whose mean cosine is below are always kept; -1: none
+  /// Key blocks always kept, counted among the kept: at the start, at the end, the query block's own ± near (-1: none).
+  int32_t protect_first = 0, protect_last = 0, protect_near = -1;
   DType products = DType::kF32;  ///< kBF16: Q·Kᵀ and P·V multiply bf16 numbers where the CPU has instructions for that
+  int32_t bits = 16;             ///< 8: Q·Kᵀ in int8 with one scale per query block and key block, P·V in bf16
+  bool fp8_values = false;       ///< with 8 bits: P·V with the numerics of the GPU's fp8 units (slow; for studies)
 };
 
 /// A strided view [B,H,N,D] of any layout; strides in elements, last axis contiguous.
@@ -38,6 +62,23 @@ struct MutableOperand {
   int64_t stride_batch = 0, stride_head = 0, stride_token = 0;
 };
 
+/// What was learned for a layer; fp32, contiguous; null: the default named.
+struct Parameters {
+  const float *router_q = nullptr, *router_k = nullptr;  ///< [router_heads, D, D] W: R = s·(Q̄ W_q)(K̄ W_k)ᵀ; null: identity
+  int64_t router_heads = 1;                              ///< 1 (shared) or heads
+  const float* mix = nullptr;   ///< head_affine_lse [H, 2] (s, b); head_scalar [H]; block [H, T_m]; null: mix_scale, mix_bias
+  const float* proj = nullptr;  ///< sla1 [D, D] as torch's Linear, one for all heads: O_s + O_l·projᵀ + proj_bias; null: zeros
+  const float* proj_bias = nullptr;  ///< [D]; null: zeros
+  Operand gate;                      ///< vsa: [B,H,N_q,D], O += gate ⊙ (softmax(R)·V̄); data null: no coarse branch
+};
+
+/// Kept key blocks per query block, ascending; [B·H][T_m] rows.
+struct BlockList {
+  int32_t* index = nullptr;  ///< [B·H][T_m][capacity]
+  int32_t* count = nullptr;  ///< [B·H][T_m]; 1 to capacity
+  int64_t capacity = 0;      ///< >= max_kept() where the library writes; at most T_n
+};
+
 struct Stats {
   Mode mode_used = Mode::kFull;
   double achieved_sparsity = 0;
@@ -45,19 +86,66 @@ struct Stats {
   double mean_linear_weight = 0;  ///< mean of (1 - a) over rows: how much the linear branch speaks
 };
 
-/// Shapes checked, kernels chosen. One thread at a time; forward allocates nothing.
+/// Full attention on some query blocks, beside what was returned.
+struct Probe {
+  double fraction = 0;                 ///< in: of the query blocks, evenly spread, at least one per head
+  double relative_l1 = 0, cosine = 0;  ///< out: over all rows probed
+  int64_t blocks = 0;                  ///< out: how many query blocks were probed
+};
+
+struct Forward {
+  Operand q, k, v;                  ///< [B,H,N_q,D], [B,H_kv,N_k,D] twice
+  MutableOperand out;               ///< as q
+  const float* key_bias = nullptr;  ///< [N_k] added to the logits; full mode only (cross-attention's collapsed padding row)
+  Parameters parameters;
+  const BlockList* given = nullptr;  ///< router given: the blocks to keep
+  float* lse = nullptr;              ///< [B·H, N_q] out: natural log-sum-exp of the unsmoothed keys over what the softmax saw
+  BlockList* list = nullptr;         ///< out: the blocks kept
+  Probe* probe = nullptr;            ///< costs `fraction` of a dense call
+};
+
+/// Gradients; data null: not wanted. Parameter gradients are fp32, shaped as in Parameters, and overwritten.
+struct Gradients {
+  MutableOperand q, k, v, gate;
+  float *router_q = nullptr, *router_k = nullptr, *mix = nullptr, *proj = nullptr, *proj_bias = nullptr;
+};
+
+struct Backward {
+  Operand q, k, v, d_out;
+  Operand out;                 ///< what forward returned; null: computed again from the list in high precision (hp_stats)
+  const float* lse = nullptr;  ///< [B·H, N_q]; null: computed again
+  Parameters parameters;
+  const BlockList* list = nullptr;  ///< the blocks forward kept; required where the mask is hard
+  Gradients gradients;
+};
+
+/// Shapes checked, kernels chosen. One thread at a time; calls allocate nothing. Workspaces are 64-byte aligned.
 class Plan {
  public:
   static std::unique_ptr<Plan> create(const Config& config);           ///< throws ARGUMENT | UNSUPPORTED
   static std::unique_ptr<Plan> create(const Config& config, Isa isa);  ///< with the kernels of one instruction set (tests)
   virtual ~Plan() = default;
   [[nodiscard]] virtual const Config& config() const noexcept = 0;
+  [[nodiscard]] virtual int64_t query_blocks() const noexcept = 0;  ///< T_m, T_n of the configured blocks
+  [[nodiscard]] virtual int64_t key_blocks() const noexcept = 0;
+  [[nodiscard]] virtual int64_t max_kept() const noexcept = 0;  ///< most blocks a row of `list` can hold
   [[nodiscard]] virtual uint64_t workspace_bytes() const noexcept = 0;
-  /// q [B,H,N_q,D], k and v [B,H,N_k,D], out like q. Optional per-key bias [N_k] added to the logits (full mode only;
-  /// cross-attention uses it for the collapsed padding row). Workspace 64-byte aligned.
-  virtual void forward(const Operand& q, const Operand& k, const Operand& v, const float* key_bias, void* workspace,
-                       const MutableOperand& out) = 0;
+  [[nodiscard]] virtual uint64_t backward_workspace_bytes() const noexcept = 0;
+  virtual void forward(const Forward& call, void* workspace) = 0;
+  /// Only the blocks that forward would keep. v is not read except by router vsa's gate.
+  virtual void route(const Forward& call, void* workspace) = 0;
+  /// Gradients of forward. 8 bits: the softmax is recomputed in high precision on the kept blocks. Same bits for any number of
+  /// threads.
+  virtual void backward(const Backward& call, void* workspace) = 0;
   [[nodiscard]] virtual const Stats& stats() const noexcept = 0;
+
+  /// forward without the extras, for callers that have none.
+  void forward(const Operand& q, const Operand& k, const Operand& v, const float* key_bias, void* workspace,
+               const MutableOperand& out) {
+    Forward call;
+    call.q = q, call.k = k, call.v = v, call.out = out, call.key_bias = key_bias;
+    forward(call, workspace);
+  }
 };
 
 }  // namespace sla2::attention

@@ -48,8 +48,18 @@ class CpuPlan final : public Plan {
   [[nodiscard]] uint64_t workspace_bytes() const noexcept override { return bytes_; }
   [[nodiscard]] const Stats& stats() const noexcept override { return stats_; }
 
-  void forward(const Operand& q, const Operand& k, const Operand& v, const float* key_bias, void* workspace,
-               const MutableOperand& out) override {
+  [[nodiscard]] int64_t query_blocks() const noexcept override { return geometry_.query_blocks; }
+  [[nodiscard]] int64_t key_blocks() const noexcept override { return geometry_.key_blocks; }
+  [[nodiscard]] int64_t max_kept() const noexcept override { return geometry_.kept; }
+  [[nodiscard]] uint64_t backward_workspace_bytes() const noexcept override { return 0; }
+  void route(const Forward&, void*) override { fail(SLA2_E_UNSUPPORTED, "attention: route alone is not built yet"); }
+  void backward(const Backward&, void*) override { fail(SLA2_E_UNSUPPORTED, "attention: backward is not built yet"); }
+
+  using Plan::forward;
+  void forward(const Forward& in, void* workspace) override {
+    const auto& [q, k, v, out, key_bias, parameters, given, lse, list, probe] = in;
+    SLA2_CHECK(given == nullptr && lse == nullptr && list == nullptr && probe == nullptr, SLA2_E_UNSUPPORTED,
+               "attention: lists, log-sum-exps and the probe are not built yet");
     check_dtype("q", q.dtype);
     check_dtype("k", k.dtype);
     check_dtype("v", v.dtype);
