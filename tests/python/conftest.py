@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def build_dir() -> Path:
     return Path(os.environ.get("SLA2_BUILD", ROOT / "build" / "dev")).resolve()
+
+
+# The Python package of the same build; SLA2_PACKAGE=installed tests the one that is installed instead.
+if os.environ.get("SLA2_PACKAGE") != "installed":
+    sys.path.insert(0, str(build_dir() / "bindings"))
 
 
 def find_program(name: str) -> Path:
