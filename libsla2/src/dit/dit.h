@@ -28,6 +28,8 @@ struct LayerAttention {
   attention::Mode mode = attention::Mode::kFull;
   double sparsity = 0;
   int32_t block_q = attention::Config{}.block_q, block_k = attention::Config{}.block_k;
+  int32_t bits = attention::Config{}.bits;
+  auto operator<=>(const LayerAttention&) const = default;
 };
 
 struct Options {
@@ -81,9 +83,9 @@ struct PlanSummary {
   [[nodiscard]] uint64_t total() const noexcept { return weight_bytes + prompt_bytes + activation_bytes; }
 };
 /// `stored`: element type of the checkpoint's matrices, see stored_type(); it decides how weights are held.
-/// `blocks`: where uses_sparse, the block sizes of the sparse layers.
+/// `kinds`: what self-attention does beside full attention in 16 bits, each once.
 PlanSummary plan(const config::DitConfig& config, const latent::Grid& grid, int64_t prompt_tokens, const Options& options,
-                 bool uses_sparse, DType stored = DType::kBF16, const LayerAttention& blocks = {});
+                 std::span<const LayerAttention> kinds = {}, DType stored = DType::kBF16);
 DType stored_type(const weights::Checkpoint& checkpoint);
 
 }  // namespace sla2::dit

@@ -8,7 +8,6 @@ namespace sla2::dit {
 namespace {
 
 constexpr int64_t kPatchArea = 4, kModulations = 6;
-constexpr double kPlannedSparsity = 0.9;  // the sparse workspace hardly depends on it
 constexpr double kMiB = 1024.0 * 1024.0;
 
 uint64_t float_bytes(int64_t rows, int64_t width) { return static_cast<uint64_t>(rows * width) * sizeof(float); }
@@ -44,6 +43,7 @@ attention::Config self_attention_config(const config::DitConfig& config, int64_t
   c.heads = config.heads;
   c.query_tokens = c.key_tokens = tokens;
   c.head_dim = config.head_dim;
+  c.bits = layer.bits;
   if (layer.mode == attention::Mode::kFull) return c;
   c.sparsity = layer.sparsity;
   c.block_q = layer.block_q;
@@ -81,7 +81,7 @@ Activations::Activations(const config::DitConfig& config, const Holding& holding
 }
 
 PlanSummary plan(const config::DitConfig& config, const latent::Grid& grid, int64_t prompt_tokens, const Options& options,
-                 bool uses_sparse, DType stored, const LayerAttention& blocks) {
+                 std::span<const LayerAttention> kinds, DType stored) {
   const Holding holding = choose_holding(config, stored, options.precision);
   const Activations activations(config, holding, grid.tokens(), options.token_chunk);
   const int64_t keys = prompt_keys(config, prompt_tokens), width = std::max(config.text_dim, config.dim);
@@ -89,12 +89,10 @@ PlanSummary plan(const config::DitConfig& config, const latent::Grid& grid, int6
   uint64_t workspace =
       std::max(attention::Plan::create(self_attention_config(config, grid.tokens(), {}, holding.compute))->workspace_bytes(),
                attention::Plan::create(cross_attention_config(config, grid.tokens(), keys, holding.compute))->workspace_bytes());
-  if (uses_sparse) {
-    const LayerAttention sparse{attention::Mode::kSla2, kPlannedSparsity, blocks.block_q, blocks.block_k};
-    workspace = std::max(
-        workspace,
-        attention::Plan::create(self_attention_config(config, grid.tokens(), sparse, holding.compute))->workspace_bytes());
-  }
+  for (const LayerAttention& kind : kinds)
+    workspace =
+        std::max(workspace,
+                 attention::Plan::create(self_attention_config(config, grid.tokens(), kind, holding.compute))->workspace_bytes());
 
   PlanSummary summary;
   summary.weight_bytes = resident_bytes(config, holding);

@@ -70,8 +70,7 @@ class LoadedDit final : public Dit {
   Arena arena_;
   AlignedBuffer<std::byte> attention_workspace_;
   Workspace work_{};
-  using SelfPlanKey = std::tuple<attention::Mode, double, int32_t, int32_t>;  // mode, sparsity, block_q, block_k
-  std::map<SelfPlanKey, std::unique_ptr<attention::Plan>> self_plans_;
+  std::map<LayerAttention, std::unique_ptr<attention::Plan>> self_plans_;
   std::map<int64_t, std::unique_ptr<attention::Plan>> cross_plans_;
 };
 
@@ -130,7 +129,7 @@ attention::Plan& LoadedDit::keep(std::unique_ptr<attention::Plan>& slot, const a
 }
 attention::Plan& LoadedDit::self_plan(const LayerAttention& layer) {
   const attention::Config config = self_attention_config(config_, grid_.tokens(), layer, holding_.compute);
-  return keep(self_plans_[{config.mode, config.sparsity, config.block_q, config.block_k}], config);
+  return keep(self_plans_[layer], config);
 }
 attention::Plan& LoadedDit::cross_plan(int64_t keys) {
   return keep(cross_plans_[keys], cross_attention_config(config_, grid_.tokens(), keys, holding_.compute));

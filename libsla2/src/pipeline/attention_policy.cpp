@@ -1,19 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dense guards. Early steps settle the layout of the clip and the last ones its detail, and the outer layers attend to the
-// most: presets keep some of them full while the rest runs sparse.
+// What self-attention does in each layer at one step. Dense guards come last and win: early steps settle the layout of the clip
+// and the last ones its detail, and the outer layers attend to the most.
 #include "pipeline/settings.h"
 
 namespace sla2::pipeline {
+namespace {
+
+dit::LayerAttention one_layer(const AttentionSettings& attention, int step, int steps, int64_t layer, int64_t layers) {
+  const bool guarded = step < attention.steps_first || step >= steps - attention.steps_last || layer < attention.layers_first ||
+                       layer >= layers - attention.layers_last;
+  if (guarded) return {};
+  attention::Mode mode = attention.mode;
+  double sparsity = attention.sparsity;
+  for (const AttentionRule& rule : attention.rules)
+    if (rule.fits(step, steps, layer, layers)) {
+      mode = rule.mode;
+      sparsity = rule.sparsity.value_or(attention.sparsity);
+    }
+  // Eight bits are for full attention too: it is the one with the most products.
+  if (mode == attention::Mode::kFull && attention.bits == dit::LayerAttention{}.bits) return {};
+  if (mode == attention::Mode::kFull) sparsity = 0;
+  return {mode, sparsity, attention.block_q, attention.block_k, attention.bits};
+}
+
+}  // namespace
 
 std::vector<dit::LayerAttention> attention_policy(const AttentionSettings& attention, int step, int steps, int64_t layers) {
-  const bool dense_step = step < attention.steps_first || step >= steps - attention.steps_last;
-  const bool no_sparse_layer = attention.layers_first + attention.layers_last >= layers;
-  if (!attention.sparse || dense_step || no_sparse_layer) return {};
-  std::vector<dit::LayerAttention> policy(static_cast<size_t>(layers));
-  for (int64_t layer = attention.layers_first; layer < layers - attention.layers_last; ++layer) {
-    policy[static_cast<size_t>(layer)] = {attention::Mode::kSla2, attention.sparsity, attention.block_q, attention.block_k};
-  }
-  return policy;
+  std::vector<dit::LayerAttention> policy;
+  for (int64_t layer = 0; layer < layers; ++layer) policy.push_back(one_layer(attention, step, steps, layer, layers));
+  const bool plain = std::all_of(policy.begin(), policy.end(), [](const auto& layer) { return layer == dit::LayerAttention{}; });
+  return plain ? std::vector<dit::LayerAttention>{} : policy;
+}
+
+std::vector<dit::LayerAttention> attention_kinds(const AttentionSettings& attention, int steps, int64_t layers) {
+  std::vector<dit::LayerAttention> kinds;
+  for (int step = 0; step < steps; ++step)
+    for (const dit::LayerAttention& layer : attention_policy(attention, step, steps, layers))
+      if (layer != dit::LayerAttention{} && std::find(kinds.begin(), kinds.end(), layer) == kinds.end()) kinds.push_back(layer);
+  return kinds;
 }
 
 }  // namespace sla2::pipeline

@@ -29,10 +29,8 @@ uint64_t sampling_bytes(const ModelParts& model, const Settings& settings, const
                         int64_t tokens, std::string* text) {
   dit::Options options;
   options.precision = settings.precision;
-  const AttentionSettings& attention = settings.attention;
-  const dit::LayerAttention sparse{attention::Mode::kSla2, attention.sparsity, attention.block_q, attention.block_k};
-  const dit::PlanSummary plan =
-      dit::plan(model.dit_config, grid, tokens, options, attention.sparse, dit::stored_type(*model.dit), sparse);
+  const auto kinds = attention_kinds(settings.attention, settings.steps(), model.dit_config.layers);
+  const dit::PlanSummary plan = dit::plan(model.dit_config, grid, tokens, options, kinds, dit::stored_type(*model.dit));
   const uint64_t prompts = plan.prompt_bytes * (settings.guided() ? 2 : 1);
   const uint64_t latents = one_latent * kLatentsAlive;
   if (text != nullptr) {

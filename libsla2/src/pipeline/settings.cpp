@@ -66,7 +66,9 @@ void resolve_schedule(const ModelParts& model, const config::ParamSet& params, S
 void resolve_attention(const ModelParts& model, Settings& settings) {
   const config::ParamSet& values = settings.values;
   AttentionSettings& attention = settings.attention;
-  attention.sparse = values.text("attention") == "sla2";
+  attention.mode = mode_of(values.text("attention")).value();
+  attention.bits = static_cast<int32_t>(values.integer("bits"));
+  attention.rules = parse_attention_schedule(values.text("attention_schedule"));
   attention.sparsity = values.number("sparsity");
   attention.block_q = static_cast<int32_t>(values.integer("block_q"));
   attention.block_k = static_cast<int32_t>(values.integer("block_k"));
@@ -74,11 +76,9 @@ void resolve_attention(const ModelParts& model, Settings& settings) {
   attention.steps_last = values.integer("dense_steps_last");
   attention.layers_first = values.integer("dense_layers_first");
   attention.layers_last = values.integer("dense_layers_last");
-  if (!attention.sparse) return;
-  if (attention.steps_first + attention.steps_last >= settings.steps() ||
-      attention.layers_first + attention.layers_last >= model.dit_config.layers) {
-    settings.notes.emplace_back("attention is full everywhere: the dense steps or layers asked for leave nothing to sla2");
-  }
+  const bool asked = attention.mode != attention::Mode::kFull || !attention.rules.empty();
+  if (asked && attention_kinds(attention, settings.steps(), model.dit_config.layers).empty())
+    settings.notes.emplace_back("attention is full everywhere: the dense steps, layers or rules asked for leave nothing else");
 }
 
 }  // namespace

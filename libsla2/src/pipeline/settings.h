@@ -9,6 +9,7 @@
 #include "config/params/params.h"
 #include "dit/dit.h"
 #include "latent/latent.h"
+#include "pipeline/attention_schedule.h"
 #include "pipeline/model.h"
 #include "sampler/sampler.h"
 #include "vae/vae.h"
@@ -16,8 +17,10 @@
 namespace sla2::pipeline {
 
 struct AttentionSettings {
-  bool sparse = false;
+  attention::Mode mode = attention::Mode::kFull;
   double sparsity = 0;
+  int32_t bits = 16;
+  std::vector<AttentionRule> rules;  ///< of attention_schedule; the last that fits decides
   int32_t block_q = 128, block_k = 64;
   int64_t steps_first = 0, steps_last = 0, layers_first = 0, layers_last = 0;  ///< kept dense
 };
@@ -55,7 +58,10 @@ struct Settings {
 /// Throws ARGUMENT for values that contradict each other or the model.
 Settings resolve_settings(const ModelParts& model, const config::ParamSet& params);
 
-/// Dense guards: what self-attention does in each layer at `step`; empty: every layer full.
+/// What self-attention does in each layer at `step`: mode, then the schedule's rules, then dense guards; empty: every layer full
+/// in 16 bits.
 std::vector<dit::LayerAttention> attention_policy(const AttentionSettings& attention, int step, int steps, int64_t layers);
+/// All that differ from plain full attention over a whole run, each once: what must be planned for.
+std::vector<dit::LayerAttention> attention_kinds(const AttentionSettings& attention, int steps, int64_t layers);
 
 }  // namespace sla2::pipeline

@@ -103,6 +103,7 @@ struct Arguments {
   int repeat = 5, threads = 0;
   int64_t prompt_tokens = 64, token_chunk = Options().token_chunk;
   double sparsity = 0;
+  int32_t bits = 16;
   using Options = dit::Options;
 };
 
@@ -128,7 +129,10 @@ void run(const Arguments& a) {
   options.token_chunk = a.token_chunk;
   const latent::Grid grid = parse_grid(a.grid);
   const uint64_t before = resident_bytes();
-  const dit::PlanSummary plan = dit::plan(a.config, grid, a.prompt_tokens, options, a.sparsity > 0, stored);
+  dit::LayerAttention kind;
+  if (a.sparsity > 0) kind.mode = attention::Mode::kSla2, kind.sparsity = a.sparsity;
+  kind.bits = a.bits;
+  const dit::PlanSummary plan = dit::plan(a.config, grid, a.prompt_tokens, options, {&kind, 1}, stored);
   const CancelToken cancel;
   const auto model = dit::Dit::load(std::make_shared<Synthetic>(a.config, stored), options, cancel, {});
   text::Embedding embedding{a.prompt_tokens, a.config.text_dim, {}};
@@ -138,8 +142,7 @@ void run(const Arguments& a) {
   latent::Latent x{a.config.in_channels, grid.frames, 2 * grid.height, 2 * grid.width, {}}, velocity;
   x.values.resize(static_cast<size_t>(x.size()));
   for (size_t i = 0; i < x.values.size(); ++i) x.values[i] = static_cast<float>(i * 7919 % 2003) / 1000.0F - 1.0F;
-  std::vector<dit::LayerAttention> policy;
-  if (a.sparsity > 0) policy.assign(static_cast<size_t>(a.config.layers), {attention::Mode::kSla2, a.sparsity});
+  const std::vector<dit::LayerAttention> policy(static_cast<size_t>(a.config.layers), kind);
 
   std::vector<double> blocks, attention, passes;
   for (int i = 0; i <= a.repeat; ++i) {
@@ -190,6 +193,7 @@ void add_bench(CLI::App& app) {
   bench->add_option("--prompt-tokens", a->prompt_tokens);
   bench->add_option("--token-chunk", a->token_chunk);
   bench->add_option("--sparsity", a->sparsity, "0: full attention");
+  bench->add_option("--bits", a->bits, "of attention: 16 or 8");
   bench->add_option("--repeat", a->repeat);
   bench->add_option("--threads", a->threads);
   bench->callback([a] {

@@ -27,8 +27,8 @@ TEST_CASE("weights of the 1.3B model stay as narrow as they are stored, without 
   const latent::Grid grid{5, 16, 16};
   dit::Options options;
   options.precision = dit::Precision::kF32;
-  const auto narrow = dit::plan(wan_1_3b(), grid, 64, options, false, DType::kBF16);
-  const auto wide = dit::plan(wan_1_3b(), grid, 64, options, false, DType::kF32);
+  const auto narrow = dit::plan(wan_1_3b(), grid, 64, options);
+  const auto wide = dit::plan(wan_1_3b(), grid, 64, options, {}, DType::kF32);
   // 1.4190 B parameters, less 30 · 2 · 1536 · 1537 for k and v and 1536 · (4097 + 1537) for the text MLP.
   const double parameters = 1.4190e9 - 30.0 * 2 * 1536 * 1537 - 1536.0 * (4097 + 1537);
   CHECK(static_cast<double>(narrow.weight_bytes) == Approx(2 * parameters).epsilon(0.01));

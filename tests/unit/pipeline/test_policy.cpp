@@ -34,7 +34,7 @@ TEST_CASE("the table's choices are the sampler's names") {
 
 TEST_CASE("dense guards keep first and last steps and layers full") {
   AttentionSettings attention;
-  attention.sparse = true;
+  attention.mode = attention::Mode::kSla2;
   attention.sparsity = 0.9;
   attention.steps_first = 2;
   attention.steps_last = 1;
@@ -58,7 +58,7 @@ TEST_CASE("dense guards keep first and last steps and layers full") {
 TEST_CASE("guards that cover everything, and full attention, leave no policy") {
   AttentionSettings attention;
   CHECK(attention_policy(attention, 0, 4, 4).empty());
-  attention.sparse = true;
+  attention.mode = attention::Mode::kSla2;
   attention.layers_first = attention.layers_last = 2;
   CHECK(attention_policy(attention, 0, 4, 4).empty());
 }
