@@ -15,6 +15,9 @@ AttentionOps attention_ops(Isa isa) {
   ops.pack_keys_bf16 = ref::pack_keys_bf16;
   ops.pack_values_bf16 = ref::pack_values_bf16;
   ops.narrow_rows_bf16 = ref::narrow_rows_bf16;
+  ops.attend_int8 = ref::attend_int8;
+  ops.quantise_rows_int8 = ref::quantise_rows_int8;
+  ops.pack_keys_int8 = ref::pack_keys_int8;
   if (isa < Isa::kAvx2) return ops;
   ops.panel_gemm = avx2::panel_gemm;
   ops.online_softmax = avx2::online_softmax;
@@ -27,6 +30,9 @@ AttentionOps attention_ops(Isa isa) {
   ops.pack_keys_bf16 = avx512_bf16::pack_keys_bf16;
   ops.pack_values_bf16 = avx512_bf16::pack_values_bf16;
   ops.narrow_rows_bf16 = avx512_bf16::narrow_rows_bf16;
+  ops.attend_int8 = avx512_bf16::attend_int8;
+  ops.quantise_rows_int8 = avx512_bf16::quantise_rows_int8;
+  ops.pack_keys_int8 = avx512_bf16::pack_keys_int8;
   return ops;
 }
 

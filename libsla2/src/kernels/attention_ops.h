@@ -4,6 +4,7 @@
 #pragma once
 #include "core/caps.h"
 #include "kernels/attend_bf16.h"
+#include "kernels/attend_int8.h"
 #include "kernels/block_sum.h"
 #include "kernels/feature_map.h"
 #include "kernels/online_softmax.h"
@@ -23,6 +24,9 @@ struct AttentionOps {
   PackKeysBf16 pack_keys_bf16;
   PackValuesBf16 pack_values_bf16;
   NarrowBf16 narrow_rows_bf16;
+  AttendInt8Op attend_int8;
+  QuantiseRowsInt8 quantise_rows_int8;
+  PackKeysInt8 pack_keys_int8;
 };
 
 /// The best version of every op that runs on `isa`.
