@@ -21,12 +21,12 @@ void run_query_block(const Call& call, int64_t head_in_group, int64_t block, con
   kernels::load_rows(queries, first, n, g.dim, g.bf16 ? 1.0F : static_cast<float>(g.scale * kLog2E), w.q);
   Selection selection{{nullptr, g.kept}, {}, {}};
   if (g.mode == Mode::kSla2) {
-    kernels::load_rows(queries, first, n, g.dim, 1.0F, w.q_phi);
-    selection = route(call, head, n, w.q_phi, w);
+    if (!g.bf16) kernels::load_rows(queries, first, n, g.dim, 1.0F, w.q_phi);
+    selection = route(call, head, n, g.bf16 ? w.q : w.q_phi, w);
   }
   softmax_branch(call, head, n, selection.kept, w);
   kernels::MergeInput merge{w.acc, w.w_sparse};
-  if (g.bf16) merge.sparse_row = g.panels * kernels::kPanel;
+  if (g.bf16) merge.row = g.panels * kernels::kPanel;
   if (g.mode == Mode::kFull) {
     for (int64_t r = 0; r < n; ++r) w.w_sparse[r] = w.l[r] == 0 ? 0.0F : 1.0F / w.l[r];  // every key masked: 0
   } else {

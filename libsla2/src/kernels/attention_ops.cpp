@@ -15,6 +15,12 @@ AttentionOps attention_ops(Isa isa) {
   ops.pack_keys_bf16 = ref::pack_keys_bf16;
   ops.pack_values_bf16 = ref::pack_values_bf16;
   ops.narrow_rows_bf16 = ref::narrow_rows_bf16;
+  ops.features_bf16 = ref::features_bf16;
+  ops.key_features_bf16 = ref::key_features_bf16;
+  ops.key_state_bf16 = ref::key_state_bf16;
+  ops.sum_states_bf16 = ref::sum_states_bf16;
+  ops.apply_state_bf16 = ref::apply_state_bf16;
+  ops.feature_sums_bf16 = ref::feature_sums_bf16;
   ops.attend_int8 = ref::attend_int8;
   ops.quantise_rows_int8 = ref::quantise_rows_int8;
   ops.pack_keys_int8 = ref::pack_keys_int8;
@@ -30,6 +36,12 @@ AttentionOps attention_ops(Isa isa) {
   ops.pack_keys_bf16 = avx512_bf16::pack_keys_bf16;
   ops.pack_values_bf16 = avx512_bf16::pack_values_bf16;
   ops.narrow_rows_bf16 = avx512_bf16::narrow_rows_bf16;
+  ops.features_bf16 = avx512_bf16::features_bf16;
+  ops.key_features_bf16 = avx512_bf16::key_features_bf16;
+  ops.key_state_bf16 = avx512_bf16::key_state_bf16;
+  ops.sum_states_bf16 = avx512_bf16::sum_states_bf16;
+  ops.apply_state_bf16 = avx512_bf16::apply_state_bf16;
+  ops.feature_sums_bf16 = avx512_bf16::feature_sums_bf16;
   ops.attend_int8 = avx512_bf16::attend_int8;
   ops.quantise_rows_int8 = avx512_bf16::quantise_rows_int8;
   ops.pack_keys_int8 = avx512_bf16::pack_keys_int8;

@@ -7,6 +7,7 @@
 #include "kernels/attend_int8.h"
 #include "kernels/block_sum.h"
 #include "kernels/feature_map.h"
+#include "kernels/linear_bf16.h"
 #include "kernels/online_softmax.h"
 #include "kernels/panel_gemm.h"
 #include "kernels/route_scores.h"
@@ -24,6 +25,12 @@ struct AttentionOps {
   PackKeysBf16 pack_keys_bf16;
   PackValuesBf16 pack_values_bf16;
   NarrowBf16 narrow_rows_bf16;
+  FeaturesBf16 features_bf16;
+  KeyFeaturesBf16 key_features_bf16;
+  KeyStateBf16 key_state_bf16;
+  SumStatesBf16Op sum_states_bf16;
+  ApplyStateBf16 apply_state_bf16;
+  FeatureSumsBf16 feature_sums_bf16;
   AttendInt8Op attend_int8;
   QuantiseRowsInt8 quantise_rows_int8;
   PackKeysInt8 pack_keys_int8;

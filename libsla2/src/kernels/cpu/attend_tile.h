@@ -1,58 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // What attention with bf16 and with eight-bit Q·K share, for files of AVX-512 + BF16 only: tiles of scores in registers become
-// bf16 weights and their sums, and weights times values. Nothing of the standard library here: its inline functions would be
-// compiled for this instruction set and could be linked into code that runs on every CPU.
+// bf16 weights and their sums, and weights times values.
 //
 // Sizes. A tile is 4 rows x 64 columns: 16 accumulators, 4 registers of the right-hand side, and the softmax of a tile is
 // short enough (16 vectors) to overlap with the products of the next one in the reorder buffer; 6 x 64 needs fewer loads
 // but was 2 % slower for that reason. One key block of 64 x 128 is 16 KB of values (and 16 or 8 KB of keys): each stays in L1
 // while all rows pass. Logits never leave registers: they become weights in bf16 (16 KB for 128 x 64).
 #pragma once
-#include <immintrin.h>
-
-#include "core/dtype.h"
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"        // GCC 12 sees both in its own _mm512_undefined_ps
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // (GCC bug 105593)
-#endif
+#include "kernels/cpu/bf16_vectors.h"
 
 namespace sla2::kernels::avx512_bf16 {
 namespace {
-
-using Vec = __m512;
-using Pairs = __m512bh;
-constexpr int64_t kLanes = 16;
-constexpr int kRows = 4, kVecs = 4;
-constexpr int64_t kColumns = kVecs * kLanes;
-constexpr float kNone = -__builtin_inff();
-
-inline Pairs load_pairs(const bf16_t* at) { return reinterpret_cast<Pairs>(_mm512_loadu_si512(at)); }
-/// Four bytes of any type in every lane.
-inline __m512i broadcast_32(const void* at) {
-  int32_t all;
-  __builtin_memcpy(&all, at, sizeof all);
-  return _mm512_set1_epi32(all);
-}
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t whole_lanes(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
-
-/// 2^x for x <= 0: n = round(x) by adding 1.5 · 2^23, minimax of degree 4 on the rest (2.8e-6, far below bf16's 2e-3),
-/// exponent added as an integer. Exactly 0 below -127; NaN stays NaN (MAXPS returns its second operand).
-inline Vec exp2_weight(Vec x) {
-  x = _mm512_max_ps(_mm512_set1_ps(-127.0F), x);
-  const Vec magic = _mm512_set1_ps(0x1.8p23F);
-  const Vec shifted = _mm512_add_ps(x, magic);
-  const Vec f = _mm512_sub_ps(x, _mm512_sub_ps(shifted, magic));
-  Vec p = _mm512_set1_ps(0x1.3a02ccp-7F);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.c9fc46p-5F));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.ec0378p-3F));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.62e12cp-1F));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0F));
-  constexpr int kMantissaBits = 23;
-  return _mm512_castsi512_ps(
-      _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(shifted), kMantissaBits)));
-}
 
 /// Args: AttendBf16 or AttendInt8.
 template <typename Args>
@@ -80,7 +38,8 @@ __attribute__((noinline)) Vec move_maximum(const Tile<Args>& tile, int64_t row, 
 
 /// One row of a tile: weights 2^(scale · s (+ bias) - m) in bf16 and their sums.
 template <int vecs, bool biased, typename Args>
-inline void weigh_row(const Tile<Args>& tile, int64_t row, Vec* s, Vec scale, const float* bias, bf16_t* out) {
+__attribute__((always_inline)) inline void weigh_row(const Tile<Args>& tile, int64_t row, Vec* s, Vec scale, const float* bias,
+                                                     bf16_t* out) {
   const Args& a = tile.a;
   // Scaled and rounded before the maximum is taken off, so that no difference is positive, however large the logits.
 #pragma GCC unroll 8
