@@ -17,7 +17,7 @@ constexpr float kLog2E = 0x1.715476p+0F;
 
 void load_keys(const Call& call, int64_t head, int64_t block, float* rows) {
   const Geometry& g = call.geometry;
-  kernels::load_rows(rows_of(call.k, call.first_head + head, g.config.heads), block * g.block_k, g.key_rows(block), g.dim, 1.0F,
+  call.ops.load_rows(rows_of(call.k, call.first_head + head, g.config.heads), block * g.block_k, g.key_rows(block), g.dim, 1.0F,
                      rows);
 }
 
@@ -25,7 +25,7 @@ void load_keys(const Call& call, int64_t head, int64_t block, float* rows) {
 void pack_value_block(const Call& call, const HeadBuffers& head, int64_t head_index, int64_t block, float* rows) {
   const Geometry& g = call.geometry;
   const int64_t n = g.key_rows(block), at = block * g.panels * g.block_k * kPanel;
-  kernels::load_rows(rows_of(call.v, call.first_head + head_index, g.config.heads), block * g.block_k, n, g.dim, 1.0F, rows);
+  call.ops.load_rows(rows_of(call.v, call.first_head + head_index, g.config.heads), block * g.block_k, n, g.dim, 1.0F, rows);
   if (g.bf16) {
     call.ops.pack_values_bf16(rows, n, g.dim, g.block_k, head.values_bf16 + at);
   } else {
@@ -38,7 +38,7 @@ void pack_key_block(const Call& call, const HeadBuffers& head, int64_t head_inde
   const Geometry& g = call.geometry;
   const int64_t n = g.key_rows(block), at = block * g.block_k * g.dim;
   load_keys(call, head_index, block, rows);
-  if (g.centred()) kernels::shift_rows(n, g.dim, head.shift, rows);
+  if (g.centred()) call.ops.shift_rows(n, g.dim, head.shift, rows);
   if (g.int8) {
     call.ops.pack_keys_int8(rows, n, g.dim, g.block_k, head.keys_int8 + at, head.key_scale + block);
   } else if (g.bf16) {
@@ -51,7 +51,7 @@ void pack_key_block(const Call& call, const HeadBuffers& head, int64_t head_inde
 void pool_block(const Call& call, int64_t head_index, int64_t block, const WorkerBuffers& w) {
   const Geometry& g = call.geometry;
   load_keys(call, head_index, block, w.rows);
-  kernels::mean_rows(w.rows, g.key_rows(block), g.dim, call.workspace.head(head_index).means + block, g.route_row);
+  call.ops.mean_rows(w.rows, g.key_rows(block), g.dim, call.workspace.head(head_index).means + block, g.route_row);
 }
 
 /// μ = Σ_j b_j · mean_j / N, then means -= μ. Padding columns become 0.

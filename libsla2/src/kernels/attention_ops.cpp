@@ -10,6 +10,10 @@ AttentionOps attention_ops(Isa isa) {
   ops.rescale_rows = ref::rescale_rows;
   ops.feature_map = ref::feature_map;
   ops.route_scores = ref::route_scores;
+  ops.load_rows = ref::load_rows;
+  ops.shift_rows = ref::shift_rows;
+  ops.mean_rows = ref::mean_rows;
+  ops.merge_rows = ref::merge_rows;
   ops.block_sum = ref::block_sum;
   ops.attend_bf16 = ref::attend_bf16;
   ops.pack_keys_bf16 = ref::pack_keys_bf16;
@@ -30,7 +34,17 @@ AttentionOps attention_ops(Isa isa) {
   ops.rescale_rows = avx2::rescale_rows;
   ops.feature_map = avx2::feature_map;
   ops.route_scores = avx2::route_scores;
+  ops.load_rows = avx2::load_rows;
+  ops.shift_rows = avx2::shift_rows;
+  ops.mean_rows = avx2::mean_rows;
+  ops.merge_rows = avx2::merge_rows;
   ops.block_sum = avx2::block_sum;
+  if (isa < Isa::kAvx512) return ops;
+  ops.route_scores = avx512::route_scores;
+  ops.load_rows = avx512::load_rows;
+  ops.shift_rows = avx512::shift_rows;
+  ops.mean_rows = avx512::mean_rows;
+  ops.merge_rows = avx512::merge_rows;
   if (isa < Isa::kAvx512Bf16) return ops;
   ops.attend_bf16 = avx512_bf16::attend_bf16;
   ops.pack_keys_bf16 = avx512_bf16::pack_keys_bf16;

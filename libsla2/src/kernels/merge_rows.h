@@ -18,6 +18,16 @@ struct MergeInput {
 };
 
 /// out: first row of the block; row stride in elements. fp32, bf16 or fp16 (round to nearest even).
+using MergeRows = void (*)(const MergeInput& input, int64_t rows, int64_t dim, void* out, DType dtype, int64_t out_row);
+
+namespace ref {
 void merge_rows(const MergeInput& input, int64_t rows, int64_t dim, void* out, DType dtype, int64_t out_row);
+}
+namespace avx2 {
+void merge_rows(const MergeInput& input, int64_t rows, int64_t dim, void* out, DType dtype, int64_t out_row);
+}
+namespace avx512 {
+void merge_rows(const MergeInput& input, int64_t rows, int64_t dim, void* out, DType dtype, int64_t out_row);
+}
 
 }  // namespace sla2::kernels

@@ -5,7 +5,7 @@
 
 #include "kernels/panel_gemm.h"
 
-namespace sla2::kernels {
+namespace sla2::kernels::ref {
 namespace {
 
 void store(const float* line, int64_t count, void* out, int64_t at, DType dtype) {
@@ -39,4 +39,4 @@ void merge_rows(const MergeInput& input, int64_t rows, int64_t dim, void* out, D
   }
 }
 
-}  // namespace sla2::kernels
+}  // namespace sla2::kernels::ref
