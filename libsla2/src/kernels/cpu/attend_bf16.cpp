@@ -63,21 +63,25 @@ void narrow_rows_bf16(const float* rows, int64_t count, bf16_t* out) {
 }
 
 void pack_keys_bf16(const float* rows, int64_t n, int64_t dim, int64_t block, bf16_t* out) {
-  // 16 keys at a time: each key's pairs of channels are one column of 32-bit numbers.
-  for (int64_t first = 0; first < block; first += kLanes) {
-    const int64_t filled = first >= n ? 0 : least(kLanes, n - first);
-    const auto mask = static_cast<__mmask16>((1U << filled) - 1U);
-    const __m512i step = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                                            _mm512_set1_epi32(static_cast<int>(dim)));
-    const float* const at = rows + first * dim;
-    for (int64_t c = 0; c < dim; c += 2) {
-      const Vec even = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, step, at + c, 4);
-      const Vec odd = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, step, at + c + 1, 4);
-      const __m512i low = _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(even)));
-      const __m512i high = _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(odd)));
-      _mm512_storeu_si512(out + c * block + 2 * first, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  // 16 keys by 32 channels at a time: 16 pairs of each key, then a transpose of 32-bit numbers.
+  for (int64_t first = 0; first < block; first += kLanes)
+    for (int64_t c = 0; c < dim; c += kPairLanes) {
+      const int64_t channels = least(kPairLanes, dim - c);
+      const uint32_t mask = channels == kPairLanes ? ~0U : (1U << channels) - 1U;
+      __m512i keys[kLanes];
+#pragma GCC unroll 16
+      for (int64_t t = 0; t < kLanes; ++t) {
+        const float* const at = rows + (first + t) * dim + c;
+        const uint32_t here = first + t < n ? mask : 0U;
+        const Vec low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(here), at),
+                  high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(here >> 16U), at + kLanes);
+        keys[t] = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+      }
+      transpose(keys);
+#pragma GCC unroll 16
+      for (int64_t pair = 0; pair < kLanes; ++pair)
+        if (2 * pair < channels) _mm512_storeu_si512(out + (c + 2 * pair) * block + 2 * first, keys[pair]);
     }
-  }
 }
 
 void pack_values_bf16(const float* rows, int64_t n, int64_t dim, int64_t block, bf16_t* out) {
