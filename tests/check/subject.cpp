@@ -102,6 +102,7 @@ attention::Config config_of(const Case& c) {
   config.mix_scale = c.a_scale;
   config.mix_bias = c.a_bias;
   set_products(config, c.products == Element::kBf16);
+  config.bits = static_cast<int32_t>(c.bits);
   return config;
 }
 
@@ -151,7 +152,6 @@ std::string Subject::missing(const Case& c) {
   const Problem& p = c.problem;
   const auto no = [](const std::string& what) { return "not implemented: attention.h has no " + what; };
   if (c.direction == Direction::kBackward) return no("backward");
-  if (c.bits != 16) return no("field for bits");
   if (c.products != Element::kF32 && !HasProducts<attention::Config>) return no("field for products");
   if (c.kv_heads != 0 && c.kv_heads != c.heads) return no("field for key heads");
   if (p.mode != Mode::kFull && p.mode != Mode::kSla2) {

@@ -54,6 +54,7 @@ Geometry make_geometry(const Config& c, Isa isa) {
              "attention: mix is {}; expected 1 (head_affine_lse) or 2 (const)", static_cast<int>(c.mix));
   SLA2_CHECK(c.products == DType::kF32 || c.products == DType::kBF16, SLA2_E_ARGUMENT,
              "attention: products are {}; expected fp32 or bf16", dtype_name(c.products));
+  SLA2_CHECK(c.bits == 8 || c.bits == 16, SLA2_E_ARGUMENT, "attention: bits is {}; expected 8 or 16", c.bits);
   check_sizes(c);
   SLA2_CHECK(c.sparsity >= 0 && c.sparsity <= 1, SLA2_E_ARGUMENT, "attention: sparsity is {}; expected 0 to 1", c.sparsity);
   SLA2_CHECK(std::isfinite(c.softmax_scale) && c.softmax_scale >= 0, SLA2_E_ARGUMENT,
@@ -66,7 +67,8 @@ Geometry make_geometry(const Config& c, Isa isa) {
   Geometry g;
   g.config = c;
   g.scale = c.softmax_scale > 0 ? c.softmax_scale : 1.0 / std::sqrt(static_cast<double>(c.head_dim));
-  g.bf16 = c.products == DType::kBF16 && isa >= Isa::kAvx512Bf16;
+  g.int8 = c.bits == 8 && isa >= Isa::kAvx512Bf16;
+  g.bf16 = g.int8 || (c.products == DType::kBF16 && isa >= Isa::kAvx512Bf16);
   g.dim = c.head_dim;
   g.panels = kernels::panels_of(g.dim);
   g.heads = c.batch * c.heads;

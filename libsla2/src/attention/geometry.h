@@ -10,6 +10,7 @@ namespace sla2::attention {
 struct Geometry {
   Config config;
   bool bf16 = false;        ///< products in bf16: the packed arrays are
+  bool int8 = false;        ///< Q·Kᵀ in 8 bits; then bf16 is set too, for all other products
   Mode mode = Mode::kFull;  ///< what runs: SLA2 with every block kept is the full path
   double scale = 0;         ///< softmax scale, never 0
   int64_t block_q = 0, block_k = 0;
@@ -20,6 +21,7 @@ struct Geometry {
   int64_t heads = 0;                         ///< batch · heads
   int64_t group = 0;                         ///< heads prepared together
 
+  [[nodiscard]] bool centred() const { return int8 || mode != Mode::kFull; }  ///< keys are packed minus their mean
   [[nodiscard]] int64_t query_rows(int64_t block) const { return std::min(block_q, config.query_tokens - block * block_q); }
   [[nodiscard]] int64_t key_rows(int64_t block) const { return std::min(block_k, config.key_tokens - block * block_k); }
 };

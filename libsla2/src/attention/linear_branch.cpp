@@ -20,9 +20,7 @@ void sum_linear(const Call& call, const Selection& selection, int64_t count, con
   }
 }
 
-}  // namespace
-
-void linear_branch(const Call& call, const HeadBuffers& head, int64_t n, const Selection& selection, const WorkerBuffers& w) {
+void linear_branch_f32(const Call& call, const HeadBuffers& head, int64_t n, const Selection& selection, const WorkerBuffers& w) {
   const Geometry& g = call.geometry;
   const int64_t size = g.dim * kPanel;
   call.ops.feature_map(n, g.dim, w.q_phi);
@@ -31,15 +29,39 @@ void linear_branch(const Call& call, const HeadBuffers& head, int64_t n, const S
     for (int64_t i = 0; i < size; ++i) w.h_left[i] = static_cast<float>(w.h_sum[i]);
     call.ops.panel_gemm(n, g.dim, w.q_phi, g.dim, 1, w.h_left, w.linear + p * n * kPanel, kPanel, false);
   }
-  sum_linear(call, selection, g.dim, head.z, g.dim, head.z_total, w.z_sum);
   for (int64_t r = 0; r < n; ++r) {
-    double rest = 0, total = 0;
+    w.z_rest[r] = w.z_all[r] = 0;
     for (int64_t c = 0; c < g.dim; ++c) {
       const double phi = static_cast<double>(w.q_phi[r * g.dim + c]);
-      rest += phi * w.z_sum[c];
-      total += phi * head.z_total[c];
+      w.z_rest[r] += phi * w.z_sum[c];
+      w.z_all[r] += phi * head.z_total[c];
     }
-    const double floor = kDenominatorFloor * total;
+  }
+}
+
+/// From w.q, which the softmax branch left as it was.
+void linear_branch_bf16(const Call& call, const HeadBuffers& head, int64_t n, const Selection& selection,
+                        const WorkerBuffers& w) {
+  const Geometry& g = call.geometry;
+  const auto& [kept, linear, others] = selection;
+  const bool subtract = others.count <= linear.count;
+  const Blocks& listed = subtract ? others : linear;
+  const int64_t size = g.dim * g.panels * kPanel;
+  call.ops.features_bf16(n, g.dim, w.q, w.q_features);
+  call.ops.sum_states_bf16({size, head.h_bf16, size, listed.index, listed.count, subtract ? -1.0F : 1.0F,
+                            subtract ? head.h_wide_total : nullptr, w.h_left_bf16, nullptr});
+  call.ops.apply_state_bf16(n, g.dim, w.q_features, w.h_left_bf16, w.linear);
+  call.ops.feature_sums_bf16(n, g.dim, w.q_features, w.z_sum, head.z_total, w.z_rest, w.z_all);
+}
+
+}  // namespace
+
+void linear_branch(const Call& call, const HeadBuffers& head, int64_t n, const Selection& selection, const WorkerBuffers& w) {
+  const Geometry& g = call.geometry;
+  sum_linear(call, selection, g.dim, head.z, g.dim, head.z_total, w.z_sum);
+  g.bf16 ? linear_branch_bf16(call, head, n, selection, w) : linear_branch_f32(call, head, n, selection, w);
+  for (int64_t r = 0; r < n; ++r) {
+    const double floor = kDenominatorFloor * w.z_all[r], rest = w.z_rest[r];
     const double denominator = rest < floor ? floor : rest;  // NaN stays NaN
     w.w_linear[r] = denominator == 0 ? 0.0F : static_cast<float>(1.0 / denominator);
   }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What all query blocks of a head share, computed once.
-//   full  keys and values in packed panels
-//   sla2  1 block means of keys, the mean key μ, means - μ (router)
-//         2 keys - μ packed, values packed, φ, h_j, z_j
-//         3 totals of h and z in fp64
+//   1 block means of keys, the mean key μ, means - μ (router; μ alone in full mode with 8 bits)
+//   2 keys - μ packed, values packed; sla2: φ, h_j, z_j
+//   3 sla2: totals of h and z
 #include <cmath>
 #include <limits>
 
@@ -18,47 +17,41 @@ constexpr float kLog2E = 0x1.715476p+0F;
 
 void load_keys(const Call& call, int64_t head, int64_t block, float* rows) {
   const Geometry& g = call.geometry;
-  kernels::load_rows(rows_of(call.k, call.first_head + head, g.config.heads), block * g.block_k, g.key_rows(block), g.dim, 1.0F,
+  call.ops.load_rows(rows_of(call.k, call.first_head + head, g.config.heads), block * g.block_k, g.key_rows(block), g.dim, 1.0F,
                      rows);
 }
 
-/// Values of a block, packed for the softmax branch. @return them as fp32 panels [P][bk][16] for h_j: `panels`, if given
-const float* pack_value_block(const Call& call, const HeadBuffers& head, int64_t head_index, int64_t block, float* rows,
-                              float* panels) {
+/// Values of a block, packed for both branches. `rows` is scratch.
+void pack_value_block(const Call& call, const HeadBuffers& head, int64_t head_index, int64_t block, float* rows) {
   const Geometry& g = call.geometry;
-  const int64_t n = g.key_rows(block);
-  kernels::load_rows(rows_of(call.v, call.first_head + head_index, g.config.heads), block * g.block_k, n, g.dim, 1.0F, rows);
-  const int64_t at = block * g.panels * g.block_k * kPanel;
+  const int64_t n = g.key_rows(block), at = block * g.panels * g.block_k * kPanel;
+  call.ops.load_rows(rows_of(call.v, call.first_head + head_index, g.config.heads), block * g.block_k, n, g.dim, 1.0F, rows);
   if (g.bf16) {
     call.ops.pack_values_bf16(rows, n, g.dim, g.block_k, head.values_bf16 + at);
   } else {
-    panels = head.values + at;
+    kernels::pack_values(rows, n, g.dim, g.block_k, head.values + at);
   }
-  if (panels != nullptr) kernels::pack_values(rows, n, g.dim, g.block_k, panels);
-  return panels;
 }
 
-void pack_key_block(const Call& call, const HeadBuffers& head, int64_t block, const float* rows) {
+/// Keys of a block, packed for the softmax branch; `rows` keeps them.
+void pack_key_block(const Call& call, const HeadBuffers& head, int64_t head_index, int64_t block, float* rows) {
   const Geometry& g = call.geometry;
   const int64_t n = g.key_rows(block), at = block * g.block_k * g.dim;
-  if (g.bf16) {
+  load_keys(call, head_index, block, rows);
+  if (g.centred()) call.ops.shift_rows(n, g.dim, head.shift, rows);
+  if (g.int8) {
+    call.ops.pack_keys_int8(rows, n, g.dim, g.block_k, head.keys_int8 + at, head.key_scale + block);
+  } else if (g.bf16) {
     call.ops.pack_keys_bf16(rows, n, g.dim, g.block_k, head.keys_bf16 + at);
   } else {
     kernels::pack_keys(rows, n, g.dim, g.block_k, head.keys + at);
   }
 }
 
-void pack_full_block(const Call& call, int64_t head_index, int64_t block, const WorkerBuffers& w) {
-  const HeadBuffers head = call.workspace.head(head_index);
-  load_keys(call, head_index, block, w.rows);
-  pack_key_block(call, head, block, w.rows);
-  pack_value_block(call, head, head_index, block, w.rows, nullptr);
-}
-
 void pool_block(const Call& call, int64_t head_index, int64_t block, const WorkerBuffers& w) {
   const Geometry& g = call.geometry;
   load_keys(call, head_index, block, w.rows);
-  kernels::mean_rows(w.rows, g.key_rows(block), g.dim, call.workspace.head(head_index).means + block, g.route_row);
+  call.ops.mean_rows(w.rows, g.key_rows(block), g.dim, call.workspace.head(head_index).means + block, g.route_row);
 }
 
 /// μ = Σ_j b_j · mean_j / N, then means -= μ. Padding columns become 0.
@@ -75,33 +68,50 @@ void centre_means(const Call& call, int64_t head_index) {
   }
 }
 
-void prepare_sla2_block(const Call& call, int64_t head_index, int64_t block, const WorkerBuffers& w) {
+/// h_j and z_j of a block in fp32, from fp32 rows of keys, which become features.
+void add_state_f32(const Call& call, const HeadBuffers& head, int64_t block, float* rows) {
   const Geometry& g = call.geometry;
-  float* const rows = w.rows;
-  const HeadBuffers head = call.workspace.head(head_index);
   const int64_t n = g.key_rows(block);
-  const float* const panels = pack_value_block(call, head, head_index, block, rows, w.value_panels);
-  load_keys(call, head_index, block, rows);
-  kernels::shift_rows(n, g.dim, head.shift, rows);
-  pack_key_block(call, head, block, rows);
-  if (!g.config.smooth_k) load_keys(call, head_index, block, rows);
   call.ops.feature_map(n, g.dim, rows);
-
   float* const z = head.z + block * g.dim;
   for (int64_t c = 0; c < g.dim; ++c) z[c] = 0;
   for (int64_t t = 0; t < n; ++t)
     for (int64_t c = 0; c < g.dim; ++c) z[c] += rows[t * g.dim + c];
-  for (int64_t p = 0; p < g.panels; ++p)
-    call.ops.panel_gemm(g.dim, n, rows, 1, g.dim, panels + p * g.block_k * kPanel,
-                        head.h + (block * g.panels + p) * g.dim * kPanel, kPanel, false);
+  for (int64_t p = block * g.panels; p < (block + 1) * g.panels; ++p)
+    call.ops.panel_gemm(g.dim, n, rows, 1, g.dim, head.values + p * g.block_k * kPanel, head.h + p * g.dim * kPanel, kPanel,
+                        false);
 }
 
+/// The same in bf16.
+void add_state_bf16(const Call& call, const HeadBuffers& head, int64_t block, const WorkerBuffers& w) {
+  const Geometry& g = call.geometry;
+  const int64_t n = g.key_rows(block), width = g.panels * kPanel;
+  call.ops.key_features_bf16(w.rows, n, g.dim, g.block_k, w.key_features, head.z + block * g.dim);
+  call.ops.key_state_bf16(n, g.dim, w.key_features, head.values_bf16 + block * g.block_k * width,
+                          head.h_bf16 + block * g.dim * width);
+}
+
+void prepare_block(const Call& call, int64_t head_index, int64_t block, const WorkerBuffers& w) {
+  const Geometry& g = call.geometry;
+  const HeadBuffers head = call.workspace.head(head_index);
+  pack_value_block(call, head, head_index, block, w.rows);
+  pack_key_block(call, head, head_index, block, w.rows);
+  if (g.mode == Mode::kFull) return;
+  if (!g.config.smooth_k) load_keys(call, head_index, block, w.rows);
+  g.bf16 ? add_state_bf16(call, head, block, w) : add_state_f32(call, head, block, w.rows);
+}
+
+/// One part of `panels` of the totals.
 void total_panel(const Call& call, int64_t head_index, int64_t panel) {
   const Geometry& g = call.geometry;
   const HeadBuffers head = call.workspace.head(head_index);
-  const int64_t size = g.dim * kPanel;
-  call.ops.block_sum(size, head.h + panel * size, g.panels * size, call.workspace.all_blocks, g.key_blocks, 1.0, nullptr,
-                     head.h_total + panel * size);
+  const int64_t size = g.dim * kPanel, first = panel * size, all = g.panels * size;
+  if (g.bf16) {
+    call.ops.sum_states_bf16(
+        {size, head.h_bf16 + first, all, nullptr, g.key_blocks, 1.0F, nullptr, nullptr, head.h_wide_total + first});
+  } else {
+    call.ops.block_sum(size, head.h + first, all, call.workspace.all_blocks, g.key_blocks, 1.0, nullptr, head.h_total + first);
+  }
   if (panel == 0) call.ops.block_sum(g.dim, head.z, g.dim, call.workspace.all_blocks, g.key_blocks, 1.0, nullptr, head.z_total);
 }
 
@@ -136,13 +146,12 @@ void prepare_bias(const Call& call) {
 
 void prepare_group(const Call& call) {
   const Geometry& g = call.geometry;
-  if (g.mode == Mode::kFull) {
-    for_group(call, g.key_blocks, pack_full_block);
-    return;
+  if (g.centred()) {
+    for_group(call, g.key_blocks, pool_block);
+    for_group(call, 1, [](const Call& c, int64_t head, int64_t, const WorkerBuffers&) { centre_means(c, head); });
   }
-  for_group(call, g.key_blocks, pool_block);
-  for_group(call, 1, [](const Call& c, int64_t head, int64_t, const WorkerBuffers&) { centre_means(c, head); });
-  for_group(call, g.key_blocks, prepare_sla2_block);
+  for_group(call, g.key_blocks, prepare_block);
+  if (g.mode == Mode::kFull) return;
   for_group(call, g.panels,
             [](const Call& c, int64_t head, int64_t panel, const WorkerBuffers&) { total_panel(c, head, panel); });
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The softmax branch: a block of queries against a list of key blocks, in fp32 or with bf16 products.
+// The softmax branch: a block of queries against a list of key blocks, in fp32, with bf16 products, or with 8 bits.
 #include <limits>
 
 #include "attention/forward.h"
@@ -47,10 +47,37 @@ void softmax_branch_bf16(const Call& call, const HeadBuffers& head, int64_t n, c
                         static_cast<float>(g.scale * kLog2E), w.m, w.l, w.acc, w.weights_bf16, w.sums});
 }
 
+/// The same with Q·Kᵀ in 8 bits.
+void softmax_branch_int8(const Call& call, const HeadBuffers& head, int64_t n, const Blocks& kept, const WorkerBuffers& w) {
+  const Geometry& g = call.geometry;
+  call.ops.quantise_rows_int8(w.q, n, g.dim, w.q_int8, w.q_scale, w.q_offset);
+  call.ops.attend_int8({n,
+                        g.dim,
+                        g.block_k,
+                        g.config.key_tokens,
+                        w.q_int8,
+                        w.q_scale,
+                        w.q_offset,
+                        head.keys_int8,
+                        head.key_scale,
+                        head.values_bf16,
+                        kept.index,
+                        kept.count,
+                        call.key_bias == nullptr ? nullptr : call.workspace.bias,
+                        call.workspace.tail_bias,
+                        static_cast<float>(g.scale * kLog2E),
+                        w.m,
+                        w.l,
+                        w.acc,
+                        w.weights_bf16,
+                        w.sums});
+}
+
 }  // namespace
 
 void softmax_branch(const Call& call, const HeadBuffers& head, int64_t n, const Blocks& kept, const WorkerBuffers& w) {
-  call.geometry.bf16 ? softmax_branch_bf16(call, head, n, kept, w) : softmax_branch_f32(call, head, n, kept, w);
+  const Geometry& g = call.geometry;
+  (g.int8 ? softmax_branch_int8 : g.bf16 ? softmax_branch_bf16 : softmax_branch_f32)(call, head, n, kept, w);
 }
 
 }  // namespace sla2::attention

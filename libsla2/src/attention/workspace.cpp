@@ -28,19 +28,29 @@ class Workspace::Cursor {
 void Workspace::place_head(Cursor& cursor, HeadBuffers& head) const {
   const Geometry& g = *geometry_;
   head = {};
-  if (g.bf16) {
-    cursor.take(head.keys_bf16, g.key_blocks * g.block_k * g.dim);
-    cursor.take(head.values_bf16, g.key_blocks * g.block_k * g.panels * kPanel);
+  const int64_t keys = g.key_blocks * g.block_k, width = g.panels * kPanel, state = g.dim * width;
+  if (g.int8) {
+    cursor.take(head.keys_int8, keys * g.dim);
+    cursor.take(head.key_scale, g.key_blocks);
+  } else if (g.bf16) {
+    cursor.take(head.keys_bf16, keys * g.dim);
   } else {
-    cursor.take(head.keys, g.key_blocks * g.block_k * g.dim);
-    cursor.take(head.values, g.key_blocks * g.block_k * g.panels * kPanel);
+    cursor.take(head.keys, keys * g.dim);
+  }
+  g.bf16 ? cursor.take(head.values_bf16, keys * width) : cursor.take(head.values, keys * width);
+  if (g.centred()) {
+    cursor.take(head.means, g.dim * g.route_row);
+    cursor.take(head.shift, g.dim);
   }
   if (g.mode == Mode::kFull) return;
-  cursor.take(head.means, g.dim * g.route_row);
-  cursor.take(head.shift, g.dim);
-  cursor.take(head.h, g.key_blocks * g.panels * g.dim * kPanel);
+  if (g.bf16) {
+    cursor.take(head.h_bf16, g.key_blocks * state);
+    cursor.take(head.h_wide_total, state);
+  } else {
+    cursor.take(head.h, g.key_blocks * state);
+    cursor.take(head.h_total, state);
+  }
   cursor.take(head.z, g.key_blocks * g.dim);
-  cursor.take(head.h_total, g.panels * g.dim * kPanel);
   cursor.take(head.z_total, g.dim);
 }
 
@@ -51,22 +61,35 @@ void Workspace::place_worker(Cursor& cursor, WorkerBuffers& worker) const {
   cursor.take(worker.acc, g.panels * g.block_q * kPanel);
   cursor.take(worker.rows, g.block_k * g.dim);
   if (g.bf16) {
-    cursor.take(worker.q_bf16, g.block_q * g.dim);
+    if (g.int8) {
+      cursor.take(worker.q_int8, g.block_q * g.dim);
+      cursor.take(worker.q_scale, g.block_q);
+      cursor.take(worker.q_offset, g.block_q);
+    } else {
+      cursor.take(worker.q_bf16, g.block_q * g.dim);
+    }
     cursor.take(worker.weights_bf16, g.block_q * g.block_k);
     cursor.take(worker.sums, g.block_q * kPanel);
-    if (g.mode == Mode::kSla2) cursor.take(worker.value_panels, g.panels * g.block_k * kPanel);
   } else {
     cursor.take(worker.tile, g.block_q * g.block_k);
   }
   for (float** const one : {&worker.m, &worker.l, &worker.rescale, &worker.w_sparse}) cursor.take(*one, g.block_q);
   if (g.mode == Mode::kFull) return;
-  cursor.take(worker.q_phi, g.block_q * g.dim);
+  if (g.bf16) {
+    cursor.take(worker.q_features, g.block_q * g.dim);
+    cursor.take(worker.key_features, g.block_k * g.panels * kPanel);
+    cursor.take(worker.h_left_bf16, g.dim * g.panels * kPanel);
+  } else {
+    cursor.take(worker.q_phi, g.block_q * g.dim);
+    cursor.take(worker.h_left, g.dim * kPanel);
+    cursor.take(worker.h_sum, g.dim * kPanel);
+  }
   cursor.take(worker.q_mean, g.dim);
   cursor.take(worker.linear, g.panels * g.block_q * kPanel);
-  cursor.take(worker.h_left, g.dim * kPanel);
   cursor.take(worker.w_linear, g.block_q);
-  cursor.take(worker.h_sum, g.dim * kPanel);
   cursor.take(worker.z_sum, g.dim);
+  cursor.take(worker.z_rest, g.block_q);
+  cursor.take(worker.z_all, g.block_q);
   cursor.take(worker.routes, g.route_row);
   cursor.take(worker.order, g.key_blocks);
 }

@@ -14,11 +14,15 @@ struct HeadBuffers {
   float* values;        ///< [T_n][P][bk][16]; fp32 products
   bf16_t* keys_bf16;    ///< [T_n][D/2][bk][2], minus the mean key in SLA2 mode; bf16 products
   bf16_t* values_bf16;  ///< [T_n][bk/2][P·16][2]; bf16 products
+  uint8_t* keys_int8;   ///< [T_n][D/4][bk][4], minus the mean key; 8 bits
+  float* key_scale;     ///< [T_n]; 8 bits
   float* means;         ///< [D][route_row] block means of keys, minus the mean key
   float* shift;         ///< [D] mean key
-  float* h;             ///< [T_n][P][D][16] h_j = φ(K_j)ᵀ V_j
+  float* h;             ///< [T_n][P][D][16] h_j = φ(K_j)ᵀ V_j; fp32 products
+  bf16_t* h_bf16;       ///< [T_n][D/2][P·16][2]; bf16 products
   float* z;             ///< [T_n][D] z_j = column sums of φ(K_j)
-  double* h_total;      ///< [P][D][16]
+  double* h_total;      ///< [P][D][16]; fp32 products
+  float* h_wide_total;  ///< [D/2][P][2][16]; bf16 products
   double* z_total;      ///< [D]
 };
 
@@ -32,17 +36,23 @@ struct WorkerBuffers {
   bf16_t* q_bf16;                     ///< [bq][D]; this and the next three: bf16 products
   bf16_t* weights_bf16;               ///< [bq][bk]
   float* sums;                        ///< [bq][16]
-  float* value_panels;                ///< [P][bk][16] values of the block being prepared; SLA2 mode
+  int8_t* q_int8;                     ///< [bq][D]; this and the next two: 8 bits
+  float* q_scale;                     ///< [bq]
+  int32_t* q_offset;                  ///< [bq]
 
-  float* q_phi;     ///< [bq][D]
-  float* q_mean;    ///< [D]
-  float* linear;    ///< [P][bq][16] linear branch, before division
-  float* h_left;    ///< [D][16] one panel of H
-  float* w_linear;  ///< [bq]
-  double* h_sum;    ///< [D][16]
-  double* z_sum;    ///< [D]
-  double* routes;   ///< [route_row]
-  int32_t* order;   ///< [T_n]
+  float* q_phi;            ///< [bq][D]; fp32 products
+  float* q_mean;           ///< [D]
+  float* linear;           ///< linear branch before division: [P][bq][16]; with bf16 products [bq][P·16]
+  float* h_left;           ///< [D][16] one panel of H; fp32 products
+  float* w_linear;         ///< [bq]
+  double* h_sum;           ///< [D][16]; fp32 products
+  bf16_t* q_features;      ///< [bq][D] φ(Q); this and the next two: bf16 products
+  bf16_t* key_features;    ///< [bk/2][P·16][2] φ(K) of the block being prepared
+  bf16_t* h_left_bf16;     ///< [D/2][P·16][2] H
+  double* z_sum;           ///< [D]
+  double *z_rest, *z_all;  ///< [bq] φ(q)·Z and φ(q)·z over all keys
+  double* routes;          ///< [route_row]
+  int32_t* order;          ///< [T_n]
 };
 
 /// Offsets into one block; the same walk counts bytes (null base) and hands out pointers.

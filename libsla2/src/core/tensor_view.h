@@ -11,6 +11,8 @@
 #include <span>
 #include <utility>
 
+#include "core/pages.h"
+
 namespace sla2 {
 
 template <typename T, int Rank>
@@ -60,7 +62,9 @@ class AlignedBuffer {
   AlignedBuffer() = default;
   explicit AlignedBuffer(size_t count)
       : data_(count == 0 ? nullptr : static_cast<T*>(::operator new (count * sizeof(T), std::align_val_t{kAlignment}))),
-        count_(count) {}
+        count_(count) {
+    advise_huge_pages(data_, count * sizeof(T));
+  }
   AlignedBuffer(AlignedBuffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), count_(std::exchange(other.count_, 0)) {}
   AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {

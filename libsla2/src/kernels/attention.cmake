@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# The ops of attention: passes that are a small share of the time are written once (ref/), the others twice.
+# The ops of attention: plain versions in ref/, vector versions in cpu/.
 list(APPEND KERNEL_SOURCES attention_ops.cpp ref/block_gather.cpp ref/merge_rows.cpp ref/top_blocks.cpp ref/panel_gemm.cpp ref/attend_bf16.cpp
-     ref/online_softmax.cpp ref/feature_map.cpp ref/route_scores.cpp ref/block_sum.cpp)
-list(APPEND KERNEL_AVX2_SOURCES cpu/panel_gemm.cpp cpu/online_softmax.cpp cpu/feature_map.cpp cpu/route_scores.cpp
+     ref/attend_int8.cpp ref/linear_bf16.cpp ref/online_softmax.cpp ref/feature_map.cpp ref/route_scores.cpp ref/block_sum.cpp)
+list(APPEND KERNEL_AVX2_SOURCES cpu/panel_gemm.cpp cpu/online_softmax.cpp cpu/feature_map.cpp cpu/rows_avx2.cpp
      cpu/block_sum.cpp)
-list(APPEND KERNEL_AVX512_BF16_SOURCES cpu/attend_bf16.cpp)
+list(APPEND KERNEL_AVX512_SOURCES cpu/rows_avx512.cpp)
+list(APPEND KERNEL_AVX512_BF16_SOURCES cpu/attend_bf16.cpp cpu/attend_int8.cpp cpu/linear_bf16.cpp cpu/features_bf16.cpp)

@@ -18,6 +18,9 @@ using RouteScores = void (*)(int64_t dim, int64_t key_row, const float* q, const
 namespace ref {
 void route_scores(int64_t dim, int64_t key_row, const float* q, const float* keys, double scale, double* scores);
 }
+namespace avx512 {
+void route_scores(int64_t dim, int64_t key_row, const float* q, const float* keys, double scale, double* scores);
+}
 namespace avx2 {
 void route_scores(int64_t dim, int64_t key_row, const float* q, const float* keys, double scale, double* scores);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The number systems the formulas run in. `operand` is what a number becomes where it enters Q·Kᵀ or P·V, `feature` where it
 // enters φ(K)ᵀV or φ(Q)·H; sums are kept in T. Plain bf16 is what anybody's straightforward bf16 code does: operands rounded,
-// fp32 accumulation. The linear branch multiplies fp32 numbers in every case (docs/numerics.md), so it has no slack.
+// fp32 accumulation; the linear branch's products too (docs/numerics.md).
 #pragma once
 #include <cstring>
 
@@ -33,7 +33,7 @@ struct PlainF32 {
 struct PlainBf16 {
   using T = float;
   static T operand(T x) { return round_to_bf16(x); }
-  static T feature(T x) { return x; }
+  static T feature(T x) { return round_to_bf16(x); }
 };
 struct PlainInt8 : PlainBf16 {};  ///< Q and K − μ as int8 with one scale per block (prepared beforehand), P and V in bf16
 

@@ -37,7 +37,8 @@ struct State {
       q = through_int8(q, p.block_q);
       keys = through_int8(keys, p.block_k);
     }
-    values = feature_values = raw_v;
+    values = raw_v;
+    feature_values = operands<A>(raw_v);
     if (p.mode == Mode::kPooled) {
       append(keys, block_means(centred_k, p.block_k));
       append(values, block_means(raw_v, p.block_k));

@@ -7,21 +7,6 @@
 
 namespace sla2::kernels {
 
-void load_rows(const RowSource& source, int64_t first, int64_t n, int64_t dim, float scale, float* out) {
-  const auto* const bytes = static_cast<const unsigned char*>(source.data);
-  const auto step = static_cast<int64_t>(dtype_size(source.dtype)) * source.stride;
-  for (int64_t t = 0; t < n; ++t, out += dim) {
-    convert_to_f32(source.dtype, bytes + (first + t) * step, out, static_cast<size_t>(dim));
-    if (scale != 1.0F)
-      for (int64_t c = 0; c < dim; ++c) out[c] *= scale;
-  }
-}
-
-void shift_rows(int64_t n, int64_t dim, const float* shift, float* x) {
-  for (int64_t t = 0; t < n; ++t, x += dim)
-    for (int64_t c = 0; c < dim; ++c) x[c] -= shift[c];
-}
-
 void pack_keys(const float* rows, int64_t n, int64_t dim, int64_t block, float* out) {
   for (int64_t first = 0; first < block; first += kPanel, out += dim * kPanel) {
     const int64_t filled = std::clamp<int64_t>(n - first, 0, kPanel);
@@ -44,6 +29,23 @@ void pack_values(const float* rows, int64_t n, int64_t dim, int64_t block, float
   }
 }
 
+namespace ref {
+
+void load_rows(const RowSource& source, int64_t first, int64_t n, int64_t dim, float scale, float* out) {
+  const auto* const bytes = static_cast<const unsigned char*>(source.data);
+  const auto step = static_cast<int64_t>(dtype_size(source.dtype)) * source.stride;
+  for (int64_t t = 0; t < n; ++t, out += dim) {
+    convert_to_f32(source.dtype, bytes + (first + t) * step, out, static_cast<size_t>(dim));
+    if (scale != 1.0F)
+      for (int64_t c = 0; c < dim; ++c) out[c] *= scale;
+  }
+}
+
+void shift_rows(int64_t n, int64_t dim, const float* shift, float* x) {
+  for (int64_t t = 0; t < n; ++t, x += dim)
+    for (int64_t c = 0; c < dim; ++c) x[c] -= shift[c];
+}
+
 void mean_rows(const float* rows, int64_t n, int64_t dim, float* out, int64_t out_step) {
   constexpr int64_t kChunk = 64;  // channels whose sums live on the stack
   for (int64_t c0 = 0; c0 < dim; c0 += kChunk) {
@@ -55,4 +57,5 @@ void mean_rows(const float* rows, int64_t n, int64_t dim, float* out, int64_t ou
   }
 }
 
+}  // namespace ref
 }  // namespace sla2::kernels

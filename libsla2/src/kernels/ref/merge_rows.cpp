@@ -5,7 +5,7 @@
 
 #include "kernels/panel_gemm.h"
 
-namespace sla2::kernels {
+namespace sla2::kernels::ref {
 namespace {
 
 void store(const float* line, int64_t count, void* out, int64_t at, DType dtype) {
@@ -25,8 +25,8 @@ void merge_rows(const MergeInput& input, int64_t rows, int64_t dim, void* out, D
     const float ws = input.w_sparse[r], wl = input.linear == nullptr ? 0.0F : input.w_linear[r];
     for (int64_t c0 = 0; c0 < dim; c0 += kPanel) {
       const int64_t width = std::min(kPanel, dim - c0);
-      const int64_t at = (c0 / kPanel * rows + r) * kPanel;
-      const float* const sparse = input.sparse + (input.sparse_row == 0 ? at : r * input.sparse_row + c0);
+      const int64_t at = input.row == 0 ? (c0 / kPanel * rows + r) * kPanel : r * input.row + c0;
+      const float* const sparse = input.sparse + at;
       // A whole panel of fp32 is computed where it belongs; other types and a ragged end go through `own`.
       const bool in_place = dtype == DType::kF32 && width == kPanel;
       float own[kPanel];
@@ -39,4 +39,4 @@ void merge_rows(const MergeInput& input, int64_t rows, int64_t dim, void* out, D
   }
 }
 
-}  // namespace sla2::kernels
+}  // namespace sla2::kernels::ref

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+// Passes over rows, AVX2.
+#include "kernels/cpu/rows.h"
+
+namespace sla2::kernels {
+SLA2_ROW_OPS(avx2, 8)
+}

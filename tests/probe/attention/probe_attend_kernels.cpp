@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// probe_attend_kernels [options]   speed of the softmax branch's ops alone: one block of queries against every key block, and
+//                                  of the passes that prepare their operands. The ops take turns; CPU time of this thread,
+//                                  median and best of --repeats. GFLOP/s count 4 · rows · keys · D.
+#include <algorithm>
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <ctime>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/attention_ops.h"
+
+namespace {
+
+using namespace sla2;
+
+struct Options {
+  int64_t rows = 128, keys = 8192, dim = 128, block_k = 64;
+  int repeats = 21;
+  std::string isa = "best";
+};
+
+/// Operands of one query block, packed for every op.
+class Operands {
+ public:
+  Operands(const Options& o, const kernels::AttentionOps& ops) : o_(o), ops_(ops), q_(normal(o.rows * o.dim)) {
+    const int64_t blocks = (o.keys + o.block_k - 1) / o.block_k, room = blocks * o.block_k;
+    k_ = normal(room * o.dim);
+    const auto v = normal(room * o.dim);
+    width_ = kernels::panels_of(o.dim) * kernels::kPanel;
+    q_bf16_.resize(q_.size());
+    q_int8_.resize(q_.size());
+    for (auto* const x : {&q_scale_, &m_, &l_}) x->resize(static_cast<size_t>(o.rows));
+    q_offset_.resize(static_cast<size_t>(o.rows));
+    keys_bf16_.resize(static_cast<size_t>(room * o.dim));
+    keys_int8_.resize(static_cast<size_t>(room * o.dim));
+    values_.resize(static_cast<size_t>(room * width_));
+    key_scale_.resize(static_cast<size_t>(blocks));
+    acc_.resize(static_cast<size_t>(o.rows * width_));
+    sums_.resize(static_cast<size_t>(o.rows * kernels::kPanel));
+    weights_.resize(static_cast<size_t>(o.rows * o.block_k));
+    tail_.assign(static_cast<size_t>(o.block_k), 0.0F);
+    for (int64_t t = o.keys - (blocks - 1) * o.block_k; t < o.block_k; ++t) tail_[static_cast<size_t>(t)] = -INFINITY;
+    ops.narrow_rows_bf16(q_.data(), o.rows * o.dim, q_bf16_.data());
+    quantise_queries();
+    pack_keys_int8();
+    pack_keys_bf16();
+    for_blocks([&](int64_t j, int64_t at, int64_t n) {
+      ops.pack_values_bf16(v.data() + at, n, o.dim, o.block_k, values_.data() + j * o.block_k * width_);
+    });
+  }
+  void quantise_queries() {
+    ops_.quantise_rows_int8(q_.data(), o_.rows, o_.dim, q_int8_.data(), q_scale_.data(), q_offset_.data());
+  }
+  void pack_keys_int8() {
+    for_blocks([&](int64_t j, int64_t at, int64_t n) {
+      ops_.pack_keys_int8(k_.data() + at, n, o_.dim, o_.block_k, keys_int8_.data() + at, &key_scale_[static_cast<size_t>(j)]);
+    });
+  }
+  void pack_keys_bf16() {
+    for_blocks([&](int64_t, int64_t at, int64_t n) {
+      ops_.pack_keys_bf16(k_.data() + at, n, o_.dim, o_.block_k, keys_bf16_.data() + at);
+    });
+  }
+  void attend_bf16() {
+    ops_.attend_bf16({o_.rows, o_.dim, o_.block_k, o_.keys, q_bf16_.data(), keys_bf16_.data(), values_.data(), nullptr,
+                      static_cast<int64_t>(key_scale_.size()), nullptr, tail_.data(), scale(), m_.data(), l_.data(), acc_.data(),
+                      weights_.data(), sums_.data()});
+  }
+  void attend_int8() {
+    ops_.attend_int8({o_.rows,           o_.dim,          o_.block_k,       o_.keys,
+                      q_int8_.data(),    q_scale_.data(), q_offset_.data(), keys_int8_.data(),
+                      key_scale_.data(), values_.data(),  nullptr,          static_cast<int64_t>(key_scale_.size()),
+                      nullptr,           tail_.data(),    scale(),          m_.data(),
+                      l_.data(),         acc_.data(),     weights_.data(),  sums_.data()});
+  }
+
+ private:
+  [[nodiscard]] float scale() const { return 1.4427F / std::sqrt(static_cast<float>(o_.dim)); }
+  std::vector<float> normal(int64_t count) {
+    std::normal_distribution<float> distribution;
+    std::vector<float> values(static_cast<size_t>(count));
+    for (float& value : values) value = distribution(engine_);
+    return values;
+  }
+  /// each(block, first element, keys in it)
+  template <typename Each>
+  void for_blocks(const Each& each) {
+    for (int64_t j = 0; j < static_cast<int64_t>(key_scale_.size()); ++j)
+      each(j, j * o_.block_k * o_.dim, std::min(o_.block_k, o_.keys - j * o_.block_k));
+  }
+
+  const Options& o_;
+  const kernels::AttentionOps& ops_;
+  std::mt19937 engine_{1};
+  int64_t width_ = 0;
+  std::vector<float> q_, k_, q_scale_, key_scale_, tail_, m_, l_, acc_, sums_;
+  std::vector<bf16_t> q_bf16_, keys_bf16_, values_, weights_;
+  std::vector<int8_t> q_int8_;
+  std::vector<uint8_t> keys_int8_;
+  std::vector<int32_t> q_offset_;
+};
+
+double cpu_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+void bench(const Options& o) {
+  const kernels::AttentionOps ops = kernels::attention_ops(o.isa == "scalar" ? Isa::kScalar : active_isa());
+  Operands x(o, ops);
+  const double dense = 4.0 * static_cast<double>(o.rows * o.keys * o.dim);
+  const double key_bytes = static_cast<double>(o.keys * o.dim) * sizeof(float),
+               row_bytes = static_cast<double>(o.rows * o.dim) * sizeof(float);
+  struct Op {
+    const char *name, *unit;
+    double work;
+    std::function<void()> run;
+    std::vector<double> seconds;
+  };
+  Op all[] = {{"attend_bf16", "GFLOP/s", dense, [&] { x.attend_bf16(); }, {}},
+              {"attend_int8", "GFLOP/s", dense, [&] { x.attend_int8(); }, {}},
+              {"pack_keys_bf16", "GB/s of fp32", key_bytes, [&] { x.pack_keys_bf16(); }, {}},
+              {"pack_keys_int8", "GB/s of fp32", key_bytes, [&] { x.pack_keys_int8(); }, {}},
+              {"quantise_rows_int8", "GB/s of fp32", row_bytes, [&] { x.quantise_queries(); }, {}}};
+  for (int i = 0; i <= o.repeats; ++i)
+    for (Op& op : all) {
+      const double start = cpu_seconds();
+      op.run();
+      if (i > 0) op.seconds.push_back(cpu_seconds() - start);  // the first one warms up
+    }
+  for (Op& op : all) {
+    std::sort(op.seconds.begin(), op.seconds.end());
+    std::printf("%-20s median %8.2f, best %8.2f %s\n", op.name, 1e-9 * op.work / op.seconds[op.seconds.size() / 2],
+                1e-9 * op.work / op.seconds.front(), op.unit);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("speed of attention's ops");
+  Options o;
+  app.add_option("--rows", o.rows);
+  app.add_option("--keys", o.keys);
+  app.add_option("--dim", o.dim);
+  app.add_option("--block-k", o.block_k);
+  app.add_option("--repeats", o.repeats);
+  app.add_option("--isa", o.isa, "best or scalar");
+  CLI11_PARSE(app, argc, argv);
+  bench(o);
+  return 0;
+}
