@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What all query blocks of a head share, computed once.
 //   full  keys and values in packed panels
-//   sla2  1 block means of keys, the mean key μ, means - μ (router)
-//         2 keys - μ packed, values packed, φ, h_j, z_j
+//   else  1 block means of keys, the mean key μ, means - μ (router)
+//         2 keys - μ packed, values packed; with a linear branch φ, h_j, z_j
 //         3 totals of h and z in fp64
 #include <cmath>
 #include <limits>
@@ -18,8 +18,8 @@ constexpr float kLog2E = 0x1.715476p+0F;
 
 void load_keys(const Call& call, int64_t head, int64_t block, float* rows) {
   const Geometry& g = call.geometry;
-  kernels::load_rows(rows_of(call.k, call.first_head + head, g.config.heads), block * g.block_k, g.key_rows(block), g.dim, 1.0F,
-                     rows);
+  kernels::load_rows(rows_of(call.in.k, call.first_head + head, g.config.kv_heads), block * g.block_k, g.key_rows(block), g.dim,
+                     1.0F, rows);
 }
 
 /// Values of a block, packed for the softmax branch. @return them as fp32 panels [P][bk][16] for h_j: `panels`, if given
@@ -27,7 +27,8 @@ const float* pack_value_block(const Call& call, const HeadBuffers& head, int64_t
                               float* panels) {
   const Geometry& g = call.geometry;
   const int64_t n = g.key_rows(block);
-  kernels::load_rows(rows_of(call.v, call.first_head + head_index, g.config.heads), block * g.block_k, n, g.dim, 1.0F, rows);
+  kernels::load_rows(rows_of(call.in.v, call.first_head + head_index, g.config.kv_heads), block * g.block_k, n, g.dim, 1.0F,
+                     rows);
   const int64_t at = block * g.panels * g.block_k * kPanel;
   if (g.bf16) {
     call.ops.pack_values_bf16(rows, n, g.dim, g.block_k, head.values_bf16 + at);
@@ -75,7 +76,7 @@ void centre_means(const Call& call, int64_t head_index) {
   }
 }
 
-void prepare_sla2_block(const Call& call, int64_t head_index, int64_t block, const WorkerBuffers& w) {
+void prepare_sparse_block(const Call& call, int64_t head_index, int64_t block, const WorkerBuffers& w) {
   const Geometry& g = call.geometry;
   float* const rows = w.rows;
   const HeadBuffers head = call.workspace.head(head_index);
@@ -84,6 +85,7 @@ void prepare_sla2_block(const Call& call, int64_t head_index, int64_t block, con
   load_keys(call, head_index, block, rows);
   kernels::shift_rows(n, g.dim, head.shift, rows);
   pack_key_block(call, head, block, rows);
+  if (!g.linear) return;
   if (!g.config.smooth_k) load_keys(call, head_index, block, rows);
   call.ops.feature_map(n, g.dim, rows);
 
@@ -94,6 +96,16 @@ void prepare_sla2_block(const Call& call, int64_t head_index, int64_t block, con
   for (int64_t p = 0; p < g.panels; ++p)
     call.ops.panel_gemm(g.dim, n, rows, 1, g.dim, panels + p * g.block_k * kPanel,
                         head.h + (block * g.panels + p) * g.dim * kPanel, kPanel, false);
+}
+
+/// sparge: how alike the keys of a block are, minus the mean key.
+void find_likeness(const Call& call, int64_t head_index, int64_t block, const WorkerBuffers& w) {
+  const Geometry& g = call.geometry;
+  const HeadBuffers head = call.workspace.head(head_index);
+  const int64_t n = g.key_rows(block);
+  load_keys(call, head_index, block, w.rows);
+  kernels::shift_rows(n, g.dim, head.shift, w.rows);
+  head.likeness[block] = self_similarity(w.rows, n, g.dim, w.line);
 }
 
 void total_panel(const Call& call, int64_t head_index, int64_t panel) {
@@ -120,18 +132,19 @@ void for_group(const Call& call, int64_t items, const Each& each) {
 
 }  // namespace
 
-void prepare_bias(const Call& call) {
+void prepare_call(const Call& call) {
   const Geometry& g = call.geometry;
   constexpr float kNone = -std::numeric_limits<float>::infinity();
   const int64_t last = (g.key_blocks - 1) * g.block_k;
   for (int64_t t = 0; t < g.block_k; ++t) call.workspace.tail_bias[t] = last + t < g.config.key_tokens ? 0.0F : kNone;
   if (g.mode == Mode::kFull) {
-    if (call.key_bias != nullptr)
+    if (call.in.key_bias != nullptr)
       for (int64_t t = 0; t < g.key_blocks * g.block_k; ++t)
-        call.workspace.bias[t] = t < g.config.key_tokens ? call.key_bias[t] * kLog2E : kNone;
+        call.workspace.bias[t] = t < g.config.key_tokens ? call.in.key_bias[t] * kLog2E : kNone;
   } else {
     for (int64_t j = 0; j < g.key_blocks; ++j) call.workspace.all_blocks[j] = static_cast<int32_t>(j);
   }
+  if (g.mode == Mode::kSla1) pack_projection(call);
 }
 
 void prepare_group(const Call& call) {
@@ -142,7 +155,12 @@ void prepare_group(const Call& call) {
   }
   for_group(call, g.key_blocks, pool_block);
   for_group(call, 1, [](const Call& c, int64_t head, int64_t, const WorkerBuffers&) { centre_means(c, head); });
-  for_group(call, g.key_blocks, prepare_sla2_block);
+  if (g.config.router == Router::kSparge) for_group(call, g.key_blocks, find_likeness);
+  if (call.route_only) return;
+  for_group(call, g.key_blocks, prepare_sparse_block);
+  if (g.pools_values()) for_group(call, g.key_blocks, pool_values);
+  if (g.pooled) for_group(call, g.mean_blocks, pack_mean_block);
+  if (!g.linear) return;
   for_group(call, g.panels,
             [](const Call& c, int64_t head, int64_t panel, const WorkerBuffers&) { total_panel(c, head, panel); });
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attention/workspace.h"
 
+#include "attention/rules.h"
 #include "kernels/panel_gemm.h"
 
 namespace sla2::attention {
@@ -27,17 +28,21 @@ class Workspace::Cursor {
 
 void Workspace::place_head(Cursor& cursor, HeadBuffers& head) const {
   const Geometry& g = *geometry_;
+  const int64_t blocks = g.key_blocks + g.mean_blocks;
   head = {};
   if (g.bf16) {
-    cursor.take(head.keys_bf16, g.key_blocks * g.block_k * g.dim);
-    cursor.take(head.values_bf16, g.key_blocks * g.block_k * g.panels * kPanel);
+    cursor.take(head.keys_bf16, blocks * g.block_k * g.dim);
+    cursor.take(head.values_bf16, blocks * g.block_k * g.panels * kPanel);
   } else {
-    cursor.take(head.keys, g.key_blocks * g.block_k * g.dim);
-    cursor.take(head.values, g.key_blocks * g.block_k * g.panels * kPanel);
+    cursor.take(head.keys, blocks * g.block_k * g.dim);
+    cursor.take(head.values, blocks * g.block_k * g.panels * kPanel);
   }
   if (g.mode == Mode::kFull) return;
   cursor.take(head.means, g.dim * g.route_row);
   cursor.take(head.shift, g.dim);
+  if (g.pools_values()) cursor.take(head.mean_values, g.key_blocks * g.dim);
+  if (g.config.router == Router::kSparge) cursor.take(head.likeness, g.key_blocks);
+  if (!g.linear) return;
   cursor.take(head.h, g.key_blocks * g.panels * g.dim * kPanel);
   cursor.take(head.z, g.key_blocks * g.dim);
   cursor.take(head.h_total, g.panels * g.dim * kPanel);
@@ -54,7 +59,7 @@ void Workspace::place_worker(Cursor& cursor, WorkerBuffers& worker) const {
     cursor.take(worker.q_bf16, g.block_q * g.dim);
     cursor.take(worker.weights_bf16, g.block_q * g.block_k);
     cursor.take(worker.sums, g.block_q * kPanel);
-    if (g.mode == Mode::kSla2) cursor.take(worker.value_panels, g.panels * g.block_k * kPanel);
+    if (g.linear) cursor.take(worker.value_panels, g.panels * g.block_k * kPanel);
   } else {
     cursor.take(worker.tile, g.block_q * g.block_k);
   }
@@ -62,13 +67,35 @@ void Workspace::place_worker(Cursor& cursor, WorkerBuffers& worker) const {
   if (g.mode == Mode::kFull) return;
   cursor.take(worker.q_phi, g.block_q * g.dim);
   cursor.take(worker.q_mean, g.dim);
-  cursor.take(worker.linear, g.panels * g.block_q * kPanel);
-  cursor.take(worker.h_left, g.dim * kPanel);
-  cursor.take(worker.w_linear, g.block_q);
-  cursor.take(worker.h_sum, g.dim * kPanel);
-  cursor.take(worker.z_sum, g.dim);
   cursor.take(worker.routes, g.route_row);
   cursor.take(worker.order, g.key_blocks);
+  place_extras(cursor, worker);
+  cursor.take(worker.w_linear, g.block_q);
+  if (!g.linear) return;
+  cursor.take(worker.linear, g.panels * g.block_q * kPanel);
+  cursor.take(worker.h_left, g.dim * kPanel);
+  cursor.take(worker.h_sum, g.dim * kPanel);
+  cursor.take(worker.z_sum, g.dim);
+}
+
+void Workspace::place_extras(Cursor& cursor, WorkerBuffers& worker) const {
+  const Geometry& g = *geometry_;
+  cursor.take(worker.line, 2 * g.dim);
+  cursor.take(worker.q_projected, g.dim);
+  cursor.take(worker.identity, g.route_row);
+  if (!is_plain_top_k(g)) {
+    cursor.take(worker.marks, g.key_blocks);
+    cursor.take(worker.ranked, g.key_blocks);
+    cursor.take(worker.share, g.key_blocks);
+  }
+  if (g.soft) {
+    cursor.take(worker.mask, g.key_blocks);
+    cursor.take(worker.linear_weights, g.key_blocks);
+  }
+  if (g.soft || g.pooled) cursor.take(worker.bias, (g.key_blocks + g.mean_blocks) * g.block_k);
+  if (g.pooled) cursor.take(worker.key_list, g.key_blocks + g.mean_blocks);
+  if (g.mode == Mode::kSla1 || g.config.router == Router::kVsa) cursor.take(worker.extra, g.panels * g.block_q * kPanel);
+  if (g.config.router == Router::kVsa) cursor.take(worker.rows_q, g.block_q * g.dim);
 }
 
 Workspace::Workspace(const Geometry& geometry, int slots, std::byte* base) : geometry_(&geometry) {
@@ -89,7 +116,13 @@ Workspace::Workspace(const Geometry& geometry, int slots, std::byte* base) : geo
   } else {
     cursor.take(all_blocks, geometry.key_blocks);
     cursor.take(linear_weight, geometry.heads * geometry.query_blocks);
+    cursor.take(kept, geometry.heads * geometry.query_blocks);
   }
+  if (geometry.mode == Mode::kSla1) {
+    cursor.take(projection, geometry.panels * kPanel * geometry.dim);
+    cursor.take(projection_bias, geometry.panels * kPanel);
+  }
+  cursor.take(probe_sums, geometry.heads * geometry.query_blocks * kProbeSums);
   cursor.take(tail_bias, geometry.block_k);
   bytes_ = cursor.used();
 }
