@@ -26,11 +26,12 @@ enum class Fill : uint8_t {
   kNanQ,
   kNanK,
   kNanV,    ///< gauss with one NaN in the last head
+  kDrift,   ///< queries drift like keys, both more in some stretches than in others: blocks differ in how alike their rows are
   kSpikes,  ///< gauss, and each row of Q and K towers in one channel: φ is one-hot, unshifted exponentials overflow
 };
 enum class Bias : uint8_t { kNone, kNormal, kMasked };  ///< per key; masked: −inf on a tenth of the keys
 enum class Expect : uint8_t { kResult, kRefused };
-enum class Weights : uint8_t { kIdentity, kNormal };  ///< router's W_q, W_k
+enum class Weights : uint8_t { kIdentity, kNormal, kShared };  ///< router's W_q, W_k; learned ones per head or one for all
 
 struct Case {
   Problem problem;  ///< queries, keys, dim, blocks, modes …

@@ -2,6 +2,7 @@
 #include "check.h"
 
 #include <map>
+#include <tuple>
 
 #include "fill.h"
 
@@ -17,25 +18,50 @@ double share_kept(const Selection& s) {
   return kept / static_cast<double>(s.mask.data.size());
 }
 
+/// A log-sum-exp is as exact as its logits: dots of D products, whose roundings add up like √D in fp32, and are as large as the
+/// longest query times the longest key. With bf16 products it sums the weights as they enter P·V, rounded to bf16.
+double lse_rounding(const Case& c, const Head& head, Arithmetic plain) {
+  constexpr double kHalfUlp = 5.9604644775390625e-8, kBf16HalfUlp = 1.0 / 512;
+  const auto longest = [](const Table& x) {
+    double most = 0;
+    for (int64_t r = 0; r < x.rows; ++r) most = std::max(most, dot(x.row(r), x.row(r), x.cols));
+    return std::sqrt(most);
+  };
+  const double logit = c.problem.softmax_scale() * longest(head.q) * longest(head.k);
+  return 2 * std::sqrt(static_cast<double>(c.problem.dim)) * kHalfUlp * logit + (plain == Arithmetic::kF32 ? 0 : kBf16HalfUlp);
+}
+
 /// What the library says about its own run must be true.
 std::string check_stats(const Case& c, const Truth& truth, const attention::Stats& stats) {
   // The mean's error is at most the rows' largest; with few rows plain code's largest is a matter of luck, and is not asked.
   constexpr int64_t kEnoughRows = 32;
   constexpr double kFactor = 2, kJitter = 1e-6;
-  if (c.problem.mode != Mode::kSla2 || c.has_nan()) return "";
-  const bool all = truth.kept_share == 1;
-  if ((stats.mode_used == attention::Mode::kFull) != all) return "stats: mode_used says the wrong path";
-  if (std::abs(stats.achieved_sparsity - (1 - truth.kept_share)) > 1e-12)
-    return fmt::format("stats: achieved_sparsity is {}, the oracle skips {}", stats.achieved_sparsity, 1 - truth.kept_share);
-  if (all) return "";
+  if (c.has_nan()) return "";
+  const bool full = runs_full(c, truth.kept_share);
+  const int expected_mode = full ? 1 : static_cast<int>(c.problem.mode) + 1;
+  if (static_cast<int>(stats.mode_used) != expected_mode)
+    return fmt::format("stats: mode_used is {}; expected {}", static_cast<int>(stats.mode_used), expected_mode);
+  const double kept = c.problem.mode == Mode::kLinearOnly ? 0 : truth.kept_share;  // whatever a router would have said
+  if (std::abs(stats.achieved_sparsity - (1 - kept)) > 1e-12)
+    return fmt::format("stats: achieved_sparsity is {}, the oracle skips {}", stats.achieved_sparsity, 1 - kept);
+  if (full) return "";
   const int64_t pairs = c.batch * c.heads * c.problem.query_blocks() * c.problem.key_blocks();
-  if (stats.blocks_total != pairs || stats.blocks_kept != std::llround(truth.kept_share * static_cast<double>(pairs)))
+  if (stats.blocks_total != pairs || stats.blocks_kept != std::llround(kept * static_cast<double>(pairs)))
     return fmt::format("stats: {} of {} blocks kept; expected {:.0f} of {}", stats.blocks_kept, stats.blocks_total,
-                       truth.kept_share * static_cast<double>(pairs), pairs);
-  if (c.batch * c.heads * c.problem.queries >= kEnoughRows &&
+                       kept * static_cast<double>(pairs), pairs);
+  if (c.problem.mode == Mode::kSla2 && c.batch * c.heads * c.problem.queries >= kEnoughRows &&
       std::abs(stats.mean_linear_weight - truth.linear_weight) > kFactor * truth.linear_error + kJitter)
     return fmt::format("stats: mean_linear_weight is {}, the oracle has {}", stats.mean_linear_weight, truth.linear_weight);
   return "";
+}
+
+/// Lists, log-sum-exps and the probe.
+std::string check_extras(const Case& c, const Truth& truth, const Run& run) {
+  if (c.has_nan()) return "";
+  std::string wrong = judge_kept(truth, run.kept);
+  if (wrong.empty()) wrong = judge_lse(truth, run.lse);
+  if (wrong.empty()) wrong = judge_probe(truth, widen(run.bits, c.dtype), run.probe.relative_l1, run.probe.cosine);
+  return wrong;
 }
 
 Finding check_refusal(const Case& c, Isa isa) {
@@ -58,10 +84,16 @@ Finding check_isa(const Case& c, const Settings& settings, Subject& subject, con
   if (verdict.status == Status::kFail) return f;
   const std::string stats = check_stats(c, truth, first.stats);
   if (!stats.empty()) return f.reason = stats, f;
+  const std::string wrong = verdict.status == Status::kMistrusted ? "" : check_extras(c, truth, first);
+  if (!wrong.empty()) return f.reason = wrong, f;
   for (size_t i = 0; i < settings.threads.size(); ++i) {
     const int threads = settings.threads[i];
-    const Run again = subject.run(isa, threads, kPoisonLarge);
+    const bool extras = i + 1 == settings.threads.size();
+    const Run again = subject.run(isa, threads, kPoisonLarge, extras);
     if (again.refused || !again.text.empty()) return f.reason = fmt::format("with {} threads: {}", threads, again.text), f;
+    const auto beside = [](const Run& run) { return std::tie(run.lse, run.kept, run.probe.relative_l1, run.probe.cosine); };
+    if (extras && beside(again) != beside(first) && !c.has_nan())
+      return f.reason = fmt::format("{} threads and a poisoned workspace give another list, log-sum-exp or probe", threads), f;
     if (again.bits != first.bits && !c.has_nan()) {
       size_t at = 0;
       while (again.bits[at] == first.bits[at]) ++at;
@@ -81,16 +113,35 @@ Truth make_truth(const Case& c, const std::vector<Head>& heads, Arithmetic plain
   Truth truth;
   truth.out.resize(heads.size() * per_head);
   truth.plain.resize(truth.out.size());
+  truth.full.resize(truth.out.size());
+  truth.lse.resize(heads.size() * static_cast<size_t>(c.problem.queries));
+  truth.plain_lse.resize(truth.lse.size());
+  truth.kept.resize(heads.size() * static_cast<size_t>(c.problem.query_blocks()));
   truth.kept_share = 0;
-  std::vector<double> kept(heads.size()), weight(heads.size()), error(heads.size()), closest(heads.size());
+  std::vector<double> kept(heads.size()), weight(heads.size()), error(heads.size()), closest(heads.size()),
+      full_error(heads.size()), rounding(heads.size());
   parallel_for(static_cast<int64_t>(heads.size()), [&](int64_t index, int) {
     const auto i = static_cast<size_t>(index);
     const Selection s = select(c.problem, heads[i]);
     const Output exact = forward(c.problem, heads[i], s, Arithmetic::kExact);
     // With every block kept the library promises the full path, which takes keys as they are: so does its yardstick.
-    Problem yardstick = c.problem;
-    if (c.problem.mode == Mode::kSla2 && share_kept(s) == 1) yardstick.mode = Mode::kFull;
+    Problem yardstick = c.problem, full = c.problem;
+    full.mode = Mode::kFull, full.router = Router::kSla2;
+    if (runs_full(c, share_kept(s))) yardstick = full;
     const Output rough = forward(yardstick, heads[i], s, plain);
+    const bool is_full = c.problem.mode == Mode::kFull;
+    const Selection all = select(full, heads[i]);
+    const Output dense = is_full ? exact : forward(full, heads[i], all, Arithmetic::kExact);
+    rounding[i] = lse_rounding(c, heads[i], plain);
+    full_error[i] = distance(is_full ? rough.o.data : forward(full, heads[i], all, plain).o.data, dense.o.data).relative_l1;
+    const size_t queries = exact.lse.size();
+    std::copy(dense.o.data.begin(), dense.o.data.end(), truth.full.begin() + static_cast<std::ptrdiff_t>(i * per_head));
+    std::copy(exact.lse.begin(), exact.lse.end(), truth.lse.begin() + static_cast<std::ptrdiff_t>(i * queries));
+    std::copy(rough.lse.begin(), rough.lse.end(), truth.plain_lse.begin() + static_cast<std::ptrdiff_t>(i * queries));
+    for (int64_t b = 0; b < s.mask.rows; ++b)
+      for (int64_t j = 0; j < s.mask.cols && c.problem.mode != Mode::kLinearOnly; ++j)
+        if (c.problem.tau > 0 || s.mask(b, j) != 0)
+          truth.kept[i * static_cast<size_t>(s.mask.rows) + static_cast<size_t>(b)].push_back(static_cast<int32_t>(j));
     std::copy(exact.o.data.begin(), exact.o.data.end(), truth.out.begin() + static_cast<std::ptrdiff_t>(i * per_head));
     for (size_t n = 0; n < per_head; ++n) truth.plain[i * per_head + n] = rounded(rough.o.data[n], c.dtype);
     kept[i] = share_kept(s), closest[i] = s.closest;
@@ -103,6 +154,8 @@ Truth make_truth(const Case& c, const std::vector<Head>& heads, Arithmetic plain
     truth.kept_share += kept[i] / static_cast<double>(heads.size());
     truth.linear_weight += weight[i] / static_cast<double>(heads.size());
     truth.linear_error = std::max(truth.linear_error, error[i]);
+    truth.lse_rounding = std::max(truth.lse_rounding, rounding[i]);
+    truth.full_error = std::max(truth.full_error, full_error[i]);
     truth.closest = std::min(truth.closest, closest[i]);
   }
   return truth;

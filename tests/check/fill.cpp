@@ -8,7 +8,7 @@
 namespace sla2::check {
 namespace {
 
-enum Part : uint32_t { kQ = 1, kK, kV, kParameters, kDOut };  ///< each part has a random stream of its own
+enum Part : uint32_t { kQ = 1, kK, kV, kParameters, kDOut, kLayer, kMask };  ///< each part has a random stream of its own
 
 std::mt19937 stream(const Case& c, int64_t head, Part part) {
   std::seed_seq seed{static_cast<uint32_t>(c.seed), static_cast<uint32_t>(head), static_cast<uint32_t>(part)};
@@ -28,6 +28,15 @@ Table drifting_keys(std::mt19937& engine, int64_t rows, int64_t cols) {
   Table x = normal(engine, rows, cols, 1, 0.3);
   const Table drift = normal(engine, rows / kStretch + 1, cols);
   for (int64_t r = 0; r < rows; ++r) add(x.row(r), 1.0, drift.row(r / kStretch), cols);
+  return x;
+}
+
+/// By 0, 1 and 2 in turn.
+Table drifting_unevenly(std::mt19937& engine, int64_t rows, int64_t cols) {
+  constexpr int64_t kStretch = 80;
+  Table x = normal(engine, rows, cols, 1, 0.1);
+  const Table drift = normal(engine, rows / kStretch + 1, cols);
+  for (int64_t r = 0; r < rows; ++r) add(x.row(r), static_cast<double>(r / kStretch % 3), drift.row(r / kStretch), cols);
   return x;
 }
 
@@ -96,6 +105,10 @@ void fill_qkv(const Case& c, int64_t head, int64_t key_head, Head& h) {
       for (int64_t t = 1; t < p.queries; ++t) std::copy_n(h.q.row(0), p.dim, h.q.row(t));
       for (int64_t t = 1; t < p.keys; ++t) std::copy_n(h.k.row(0), p.dim, h.k.row(t));
       break;
+    case Fill::kDrift:
+      h.q = drifting_unevenly(for_q, p.queries, p.dim);
+      h.k = drifting_unevenly(for_k, p.keys, p.dim);
+      break;
     case Fill::kSpikes:
       for (int64_t t = 0; t < p.queries; ++t) h.q(t, t % p.dim) += 150;
       for (int64_t t = 0; t < p.keys; ++t) h.k(t, t % p.dim) += 150;
@@ -111,26 +124,47 @@ void fill_qkv(const Case& c, int64_t head, int64_t key_head, Head& h) {
   }
 }
 
-void fill_parameters(const Case& c, int64_t head, Head& h) {
+/// To fp32 numbers, which is what parameters are.
+void to_singles(std::vector<double>& x) {
+  for (double& value : x) value = static_cast<float>(value);
+}
+
+/// What a head learned: the same in every batch.
+void fill_head_parameters(const Case& c, int64_t head, Head& h) {
   const Problem& p = c.problem;
   std::mt19937 engine = stream(c, head, kParameters);
   const double spread = 1 / std::sqrt(static_cast<double>(p.dim));
-  if (c.weights == Weights::kNormal) {
-    h.w_q = normal(engine, p.dim, p.dim, 0.5 * spread);
-    h.w_k = normal(engine, p.dim, p.dim, 0.5 * spread);
+  if (c.weights != Weights::kIdentity) {
+    std::mt19937 shared = stream(c, 0, kParameters);
+    std::mt19937& weights = c.weights == Weights::kShared ? shared : engine;
+    h.w_q = normal(weights, p.dim, p.dim, 0.5 * spread);
+    h.w_k = normal(weights, p.dim, p.dim, 0.5 * spread);
     for (int64_t d = 0; d < p.dim; ++d) h.w_q(d, d) += 1, h.w_k(d, d) += 1;
+    to_singles(h.w_q.data), to_singles(h.w_k.data);
   }
-  const Table wobble = normal(engine, 1, std::max<int64_t>(p.query_blocks(), 1), 0.3);
+  const Table wobble = normal(engine, 1, std::max<int64_t>(p.query_blocks(), 2), 0.3);
   if (p.a_mode == AMode::kHeadAffineLse) h.a = {c.a_scale, c.a_bias};
+  if (p.a_mode == AMode::kHeadAffineLse && c.weights != Weights::kIdentity) h.a[0] += wobble(0, 0), h.a[1] += wobble(0, 1);
   if (p.a_mode == AMode::kConst) h.a = {c.a_bias};
   if (p.a_mode == AMode::kHeadScalar) h.a = {c.a_bias + wobble(0, 0)};
   if (p.a_mode == AMode::kBlock)
-    for (const double x : wobble.data) h.a.push_back(c.a_bias + x);
+    for (int64_t b = 0; b < p.query_blocks(); ++b) h.a.push_back(c.a_bias + wobble(0, b));
+  if (p.a_mode != AMode::kConst && (p.a_mode != AMode::kHeadAffineLse || c.weights != Weights::kIdentity)) to_singles(h.a);
+}
+
+/// What is one for all heads, and what each head of each batch is given.
+void fill_extras(const Case& c, int64_t head, Head& h) {
+  const Problem& p = c.problem;
+  std::mt19937 layer = stream(c, 0, kLayer), engine = stream(c, head, kMask);
   if (p.mode == Mode::kSla1) {
-    h.proj = normal(engine, p.dim, p.dim, spread);
-    h.proj_bias = normal(engine, 1, p.dim, 0.1).data;
+    h.proj = normal(layer, p.dim, p.dim, 1 / std::sqrt(static_cast<double>(p.dim)));
+    h.proj_bias = normal(layer, 1, p.dim, 0.1).data;
+    to_singles(h.proj.data), to_singles(h.proj_bias);
   }
-  if (p.router == Router::kVsa) h.gate = normal(engine, p.queries, p.dim, 0.5);
+  if (p.router == Router::kVsa) {
+    h.gate = normal(engine, p.queries, p.dim, 0.5);
+    for (double& value : h.gate.data) value = rounded(value, c.dtype);
+  }
   if (p.router == Router::kGiven) {
     std::uniform_real_distribution<double> uniform;
     h.given = Table(p.query_blocks(), p.key_blocks());
@@ -169,7 +203,8 @@ std::vector<Head> make_heads(const Case& c) {
     fill_qkv(c, i, i / c.groups() * c.groups(), h);
     for (Table* const x : {&h.q, &h.k, &h.v})
       for (double& value : x->data) value = rounded(value, c.dtype);
-    fill_parameters(c, i, h);
+    fill_head_parameters(c, i % c.heads, h);
+    fill_extras(c, i, h);
     h.key_bias = bias;
   }
   return heads;

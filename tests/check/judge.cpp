@@ -2,6 +2,7 @@
 #include "judge.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "fill.h"
 
@@ -40,7 +41,9 @@ std::string distrust(const Case& c, const Truth& t, const Verdict& v) {
     return "every query gives the same output: a wrong row would pass";
   if (v.plain.relative_l1 > kPlainTooFar)
     return fmt::format("plain code is itself off by {:.1f} % (relative L1): the budget is too wide", 100 * v.plain.relative_l1);
-  if (c.problem.mode != Mode::kFull && c.problem.sparsity > 0 && c.problem.mode != Mode::kLinearOnly && t.kept_share == 1)
+  const bool routed = c.problem.mode != Mode::kFull && c.problem.mode != Mode::kLinearOnly;
+  const bool by_data = c.problem.router == Router::kVmoba || c.problem.router == Router::kSparge;
+  if (routed && (c.problem.sparsity > 0 || by_data) && t.kept_share == 1)
     return "no block is skipped: the sparse path did not run";
   if (c.problem.mode == Mode::kSla2 && t.kept_share < 1 && t.linear_weight < kLeastLinearWeight)
     return fmt::format("the linear branch has weight {:.1e}: it could be wrong", t.linear_weight);
@@ -115,6 +118,43 @@ Distance distance(const std::vector<double>& x, const std::vector<double>& truth
   d.relative_l1 = truth_1 > 0 ? error_1 / truth_1 : 0;
   d.cosine = x_2 > 0 && truth_2 > 0 ? both / std::sqrt(x_2 * truth_2) : 1;
   return d;
+}
+
+std::string judge_lse(const Truth& t, const std::vector<float>& lse) {
+  std::vector<double> ours, truth, plain;
+  for (size_t i = 0; i < lse.size(); ++i) {
+    const auto value = static_cast<double>(lse[i]);
+    if (!std::isfinite(t.lse[i])) {
+      if (value != t.lse[i]) return fmt::format("log-sum-exp of row {} is {}; expected {}", i, value, t.lse[i]);
+      continue;
+    }
+    ours.push_back(value), truth.push_back(t.lse[i]), plain.push_back(t.plain_lse[i]);
+  }
+  const Distance d = distance(ours, truth), allowed = distance(plain, truth);
+  const double worst = kFactor * allowed.worst + t.lse_rounding, rms = kFactor * allowed.rms + t.lse_rounding;
+  if (!d.not_a_number && d.worst <= worst && d.rms <= rms) return "";
+  return fmt::format("log-sum-exps are off: worst {:.2e} of {:.2e}, rms {:.2e} of {:.2e}", d.worst, worst, d.rms, rms);
+}
+
+std::string judge_probe(const Truth& t, const std::vector<double>& ours, double relative_l1, double cosine) {
+  constexpr double kRounding = 1e-6;
+  const Distance d = distance(ours, t.full);
+  const double allowed =
+      kFactor * t.full_error * (1 + d.relative_l1) + kRounding;  // the probe's full attention is not exact either
+  if (std::abs(relative_l1 - d.relative_l1) > allowed)
+    return fmt::format("the probe says relative L1 {}; expected {} ± {:.1e}", relative_l1, d.relative_l1, allowed);
+  if (std::abs(cosine - d.cosine) > allowed)
+    return fmt::format("the probe says cosine {}; expected {} ± {:.1e}", cosine, d.cosine, allowed);
+  return "";
+}
+
+std::string judge_kept(const Truth& t, const std::vector<std::vector<int32_t>>& kept) {
+  if (kept.size() != t.kept.size()) return fmt::format("the list has {} rows; expected {}", kept.size(), t.kept.size());
+  for (size_t row = 0; row < kept.size(); ++row)
+    if (kept[row] != t.kept[row])
+      return fmt::format("row {} of the list: expected blocks {}, got {}", row, fmt::join(t.kept[row], " "),
+                         fmt::join(kept[row], " "));
+  return "";
 }
 
 Verdict judge(const Case& c, const Truth& t, const std::vector<double>& ours_all) {

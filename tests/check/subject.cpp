@@ -66,31 +66,30 @@ Place place(const Case& c, int64_t heads, int64_t tokens, int64_t slot) {
   return p;
 }
 
-/// This room's modes by the oracle's names; those it lacks get numbers past its last, for it to refuse in its own words.
-attention::Mode mode_of(Mode mode) {
-  if (mode == Mode::kFull) return attention::Mode::kFull;
-  if (mode == Mode::kSla2) return attention::Mode::kSla2;
-  return static_cast<attention::Mode>(static_cast<int>(attention::Mode::kSla2) + static_cast<int>(mode) -
-                                      static_cast<int>(Mode::kSla2));
+/// The room numbers its enums from 1, in the oracle's order.
+template <typename To, typename From>
+To as(From value) {
+  return static_cast<To>(static_cast<int>(value) + 1);
 }
 
-template <typename Config>
-concept HasProducts = requires(Config c) {
-  c.products;
-};
-
-template <typename Config>
-void set_products(Config& config, bool bf16) {
-  if constexpr (HasProducts<Config>) config.products = bf16 ? DType::kBF16 : DType::kF32;
+/// a is handed over as learned numbers, or else as two numbers of the configuration.
+bool learns_mix(const Case& c) {
+  const bool per_head =
+      c.problem.a_mode == AMode::kHeadScalar || c.problem.a_mode == AMode::kBlock || c.weights != Weights::kIdentity;
+  return c.problem.mode == Mode::kSla2 && c.problem.a_mode != AMode::kConst && per_head;
 }
 
 attention::Config config_of(const Case& c) {
   const Problem& p = c.problem;
   attention::Config config;
-  config.mode = mode_of(p.mode);
-  config.mix = p.a_mode == AMode::kConst ? attention::Mix::kConst : attention::Mix::kHeadAffineLse;
+  config.mode = as<attention::Mode>(p.mode);
+  config.router = as<attention::Router>(p.router);
+  config.mix = as<attention::Mix>(p.a_mode);
+  config.scope = as<attention::Scope>(p.scope);
+  config.rule = as<attention::Rule>(p.rule);
   config.batch = c.batch;
   config.heads = c.heads;
+  config.kv_heads = c.kv_heads;
   config.query_tokens = p.queries;
   config.key_tokens = p.keys;
   config.head_dim = p.dim;
@@ -101,17 +100,62 @@ attention::Config config_of(const Case& c) {
   config.smooth_k = p.smooth_k;
   config.mix_scale = c.a_scale;
   config.mix_bias = c.a_bias;
-  set_products(config, c.products == Element::kBf16);
+  config.negligible = p.negligible;
+  config.tau = p.tau;
+  config.top_p = p.top_p;
+  config.theta = p.theta;
+  config.protect_first = static_cast<int32_t>(p.protect_first);
+  config.protect_last = static_cast<int32_t>(p.protect_last);
+  config.protect_near = static_cast<int32_t>(p.protect_near);
+  config.products = c.products == Element::kBf16 ? DType::kBF16 : DType::kF32;
   config.bits = static_cast<int32_t>(c.bits);
   return config;
 }
 
 }  // namespace
 
+bool runs_full(const Case& c, double kept_share) {
+  const Problem& p = c.problem;
+  const bool replaceable = p.mode == Mode::kSla2 || p.mode == Mode::kSparseOnly || p.mode == Mode::kPooled;
+  const bool protects = p.protect_first > 0 || p.protect_last > 0 || p.protect_near >= 0;
+  const bool counted = p.router == Router::kSla2 || p.router == Router::kSla1 ||
+                       (p.router == Router::kSparge && p.rule == Rule::kTopK && p.theta <= 0 && !protects);
+  return p.mode == Mode::kFull || (replaceable && counted && kept_share == 1);
+}
+
+/// Block lists, log-sum-exps: what a call writes beside out, between guards.
+struct Subject::Outputs {
+  Outputs(int64_t rows, int64_t list_rows, int64_t capacity)
+      : lse(bytes(rows), kNan), index(bytes(list_rows * capacity), kNan), count(bytes(list_rows), kNan) {
+    list = {reinterpret_cast<int32_t*>(index.data()), reinterpret_cast<int32_t*>(count.data()), capacity};
+    probe.fraction = 1;
+  }
+  [[nodiscard]] bool intact() const { return lse.intact() && index.intact() && count.intact(); }
+  [[nodiscard]] std::vector<std::vector<int32_t>> rows() const {
+    std::vector<std::vector<int32_t>> result;
+    for (size_t row = 0; row < count.size() / sizeof(int32_t); ++row) {
+      const int32_t* const at = list.index + static_cast<int64_t>(row) * list.capacity;
+      result.emplace_back(at, at + std::clamp<int64_t>(list.count[row], 0, list.capacity));
+    }
+    return result;
+  }
+
+  Guarded lse, index, count;
+  attention::BlockList list;
+  attention::Probe probe;
+
+ private:
+  static size_t bytes(int64_t elements) { return static_cast<size_t>(elements) * 4; }
+};
+
 struct Subject::Memory {
-  std::optional<Guarded> q, k, v;
+  std::optional<Guarded> q, k, v, gate;
+  std::vector<float> router_q, router_k, mix, proj, proj_bias;
+  std::vector<int32_t> given_index, given_count;
+  std::vector<uint8_t> given_mask;
+  attention::BlockList given;
   std::vector<std::byte> before_q, before_k, before_v;  ///< what q, k, v held
-  Place at_q, at_k, at_v, at_out;
+  Place at_q, at_k, at_v, at_out, at_gate;
   std::vector<float> bias;
   size_t element = 4;
 };
@@ -146,25 +190,68 @@ Subject::Subject(const Case& c, const std::vector<Head>& heads) : case_(c), memo
   };
   m.before_q = copy(m.q), m.before_k = copy(m.k), m.before_v = copy(m.v);
   m.bias.assign(heads[0].key_bias.begin(), heads[0].key_bias.end());
+  if (!heads[0].gate.empty()) {
+    m.at_gate = place(c, c.heads, p.queries, -1);
+    m.gate.emplace(bytes(m.at_gate), kNan);
+    fill(*m.gate, m.at_gate, c.heads, 1, p.queries, &Head::gate);
+  }
+  const auto append = [](std::vector<float>& to, const std::vector<double>& from) {
+    to.insert(to.end(), from.begin(), from.end());
+  };
+  const int64_t router_heads = c.weights == Weights::kShared ? 1 : c.heads;
+  for (int64_t h = 0; h < c.heads; ++h) {  // parameters are the same in every batch
+    const Head& head = heads[static_cast<size_t>(h)];
+    if (h < router_heads) append(m.router_q, head.w_q.data), append(m.router_k, head.w_k.data);
+    if (learns_mix(c)) append(m.mix, head.a);
+  }
+  append(m.proj, heads[0].proj.data), append(m.proj_bias, heads[0].proj_bias);
+  if (!heads[0].given.empty()) fill_given(c, heads, m);
+}
+
+/// Odd seeds give a list, even ones a byte mask.
+void Subject::fill_given(const Case& c, const std::vector<Head>& heads, Memory& m) {
+  const int64_t capacity = c.problem.key_blocks();
+  for (const Head& head : heads)
+    for (int64_t b = 0; b < head.given.rows; ++b) {
+      const size_t first = m.given_index.size();
+      for (int64_t j = 0; j < capacity; ++j) {
+        m.given_mask.push_back(head.given(b, j) != 0 ? static_cast<uint8_t>(1 + j % 255) : uint8_t{0});
+        if (head.given(b, j) != 0) m.given_index.push_back(static_cast<int32_t>(j));
+      }
+      m.given_count.push_back(static_cast<int32_t>(m.given_index.size() - first));
+      m.given_index.resize(first + static_cast<size_t>(capacity), -1);
+    }
+  m.given = {m.given_index.data(), m.given_count.data(), capacity};
+}
+
+attention::Forward Subject::request() {
+  Memory& m = *memory_;
+  const Case& c = case_;
+  const auto operand = [&](std::optional<Guarded>& x, const Place& at) {
+    return attention::Operand{(x ? *x : *m.q).data() + static_cast<size_t>(at.offset) * m.element, dtype_of(c.dtype), at.batch,
+                              at.head, at.token};
+  };
+  const auto data = [](const std::vector<float>& x) { return x.empty() ? nullptr : x.data(); };
+  attention::Forward in;
+  in.q = operand(m.q, m.at_q), in.k = operand(m.k, m.at_k), in.v = operand(m.v, m.at_v);
+  in.key_bias = data(m.bias);
+  attention::Parameters& p = in.parameters;
+  p.router_q = data(m.router_q), p.router_k = data(m.router_k);
+  p.router_heads = c.weights == Weights::kShared ? 1 : c.heads;
+  p.mix = data(m.mix), p.proj = data(m.proj), p.proj_bias = data(m.proj_bias);
+  if (m.gate) p.gate = operand(m.gate, m.at_gate);
+  if (!m.given_count.empty()) {
+    if (c.seed % 2 == 1)
+      in.given = &m.given;
+    else
+      in.given_mask = m.given_mask.data();
+  }
+  return in;
 }
 
 std::string Subject::missing(const Case& c) {
-  const Problem& p = c.problem;
   const auto no = [](const std::string& what) { return "not implemented: attention.h has no " + what; };
   if (c.direction == Direction::kBackward) return no("backward");
-  if (c.products != Element::kF32 && !HasProducts<attention::Config>) return no("field for products");
-  if (c.kv_heads != 0 && c.kv_heads != c.heads) return no("field for key heads");
-  if (p.mode != Mode::kFull && p.mode != Mode::kSla2) {
-    const Run made = create(c, active_isa());
-    if (made.refused) return "not implemented: " + made.text;
-    return "";  // it took the number: run() will say that this file must learn the mode
-  }
-  if (p.mode == Mode::kFull) return "";
-  if (p.router != Router::kSla2) return no("field for the router");
-  if (c.weights != Weights::kIdentity) return no("field for router weights");
-  if (p.tau > 0) return no("field for SoftTop-k");
-  if (p.protect_first > 0 || p.protect_last > 0 || p.protect_near >= 0) return no("field for protected blocks");
-  if (p.a_mode == AMode::kHeadScalar || p.a_mode == AMode::kBlock) return no("a-mode but head_affine_lse and const");
   return "";
 }
 
@@ -180,15 +267,13 @@ Run Subject::create(const Case& c, Isa isa) {
   return result;
 }
 
-Run Subject::run(Isa isa, int threads, unsigned char poison) {
+Run Subject::run(Isa isa, int threads, unsigned char poison, bool extras) {
   Memory& m = *memory_;
   const Case& c = case_;
   Run result;
   set_thread_count(threads);
   try {
     const auto plan = attention::Plan::create(config_of(c), isa);
-    if (c.problem.mode != Mode::kFull && c.problem.mode != Mode::kSla2)
-      fail(SLA2_E_INTERNAL, "the library takes this mode now: teach it to tests/check/subject.cpp");
     Guarded workspace(plan->workspace_bytes(), poison), out(static_cast<size_t>(m.at_out.total) * m.element, kCanary);
     const int64_t rows = c.batch * c.heads * c.problem.queries;
     const size_t row_bytes = static_cast<size_t>(c.problem.dim) * m.element;
@@ -197,13 +282,13 @@ Run Subject::run(Isa isa, int threads, unsigned char poison) {
       return out.data() + static_cast<size_t>(m.at_out.at(head / c.heads, head % c.heads, i % c.problem.queries)) * m.element;
     };
     for (int64_t i = 0; i < rows; ++i) std::memset(row(i), kNan, row_bytes);
-    const auto operand = [&](std::optional<Guarded>& x, const Place& at) {
-      return attention::Operand{(x ? *x : *m.q).data() + static_cast<size_t>(at.offset) * m.element, dtype_of(c.dtype), at.batch,
-                                at.head, at.token};
-    };
+    const int64_t list_rows = c.batch * c.heads * plan->query_blocks();
+    Outputs beside(rows, list_rows, plan->max_kept() + 3), routed(0, list_rows, plan->max_kept() + 3);
+    attention::Forward in = request();
+    in.out = {out.data(), dtype_of(c.dtype), m.at_out.batch, m.at_out.head, m.at_out.token};
+    if (extras) in.lse = reinterpret_cast<float*>(beside.lse.data()), in.list = &beside.list, in.probe = &beside.probe;
     const auto start = std::chrono::steady_clock::now();
-    plan->forward(operand(m.q, m.at_q), operand(m.k, m.at_k), operand(m.v, m.at_v), m.bias.empty() ? nullptr : m.bias.data(),
-                  workspace.data(), {out.data(), dtype_of(c.dtype), m.at_out.batch, m.at_out.head, m.at_out.token});
+    plan->forward(in, workspace.data());
     result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     result.stats = plan->stats();
     for (int64_t i = 0; i < rows; ++i) {
@@ -214,9 +299,21 @@ Run Subject::run(Isa isa, int threads, unsigned char poison) {
     const auto same = [](std::optional<Guarded>& x, const std::vector<std::byte>& before) {
       return !x || (x->intact() && std::memcmp(x->data(), before.data(), before.size()) == 0);
     };
+    if (extras) {
+      result.lse.assign(in.lse, in.lse + rows);
+      result.kept = beside.rows();
+      result.probe = beside.probe;
+      if (!beside.intact()) result.text = "wrote outside the list or the log-sum-exps";
+      in.list = &routed.list;
+      Guarded other(plan->workspace_bytes(), poison);
+      plan->route(in, other.data());
+      if (!other.intact() || !routed.intact()) result.text = "route wrote outside its list or workspace";
+      if (routed.rows() != result.kept) result.text = "route keeps other blocks than forward";
+    }
     if (!workspace.intact()) result.text = "wrote outside the workspace";
     if (!out.intact() || !gaps) result.text = "wrote outside the rows of out";
-    if (!same(m.q, m.before_q) || !same(m.k, m.before_k) || !same(m.v, m.before_v)) result.text = "changed an input";
+    if (!same(m.q, m.before_q) || !same(m.k, m.before_k) || !same(m.v, m.before_v) || (m.gate && !m.gate->intact()))
+      result.text = "changed an input";
   } catch (const Error& error) {
     result.refused = true;
     result.status = error.status();
@@ -229,7 +326,7 @@ Run Subject::run(Isa isa, int threads, unsigned char poison) {
 std::vector<double> Subject::time(Isa isa, int threads, int repeats) {
   std::vector<double> seconds;
   for (int i = 0; i <= repeats; ++i) {
-    const Run one = run(isa, threads, 0);
+    const Run one = run(isa, threads, 0, false);
     if (one.refused) fail(one.status, "{}", one.text);
     if (i > 0) seconds.push_back(one.seconds);
   }

@@ -12,11 +12,17 @@ namespace sla2::check {
 struct Run {
   bool refused = false;
   sla2_status status = SLA2_OK;
-  std::string text;             ///< the refusal, or what the guards saw
-  std::vector<std::byte> bits;  ///< out as contiguous [B,H,N,D] of the element type
+  std::string text;                        ///< the refusal, or what the guards saw
+  std::vector<std::byte> bits;             ///< out as contiguous [B,H,N,D] of the element type
+  std::vector<float> lse;                  ///< [B,H,N]
+  std::vector<std::vector<int32_t>> kept;  ///< [B·H·T_m] the blocks of each row's list
+  attention::Probe probe;                  ///< of every query block
   attention::Stats stats;
   double seconds = 0;
 };
+
+/// Whether full attention runs in its place: every block is kept by a count that is known beforehand.
+[[nodiscard]] bool runs_full(const Case& c, double kept_share);
 
 /// Inputs in the case's layout and element type, between guards; gaps of inputs hold NaN.
 class Subject {
@@ -31,13 +37,17 @@ class Subject {
 
   /// Only make a plan: its refusal, or not.
   [[nodiscard]] static Run create(const Case& c, Isa isa);
-  /// poison: what every workspace byte holds before. text is set if a guard was hit, a gap written or an input changed.
-  [[nodiscard]] Run run(Isa isa, int threads, unsigned char poison);
+  /// poison: what every workspace byte holds before. text is set if a guard was hit, a gap written, an input changed, or route()
+  /// keeps other blocks than forward(). extras: ask for lists, log-sum-exps and the probe as well.
+  [[nodiscard]] Run run(Isa isa, int threads, unsigned char poison, bool extras = true);
   /// Seconds of each of `repeats` calls after one to warm up.
   [[nodiscard]] std::vector<double> time(Isa isa, int threads, int repeats);
 
  private:
   struct Memory;
+  struct Outputs;
+  static void fill_given(const Case& c, const std::vector<Head>& heads, Memory& m);
+  [[nodiscard]] attention::Forward request();
   const Case& case_;
   std::unique_ptr<Memory> memory_;
 };

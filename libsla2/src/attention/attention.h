@@ -45,6 +45,8 @@ struct Config {
   double theta = -1;      ///< sparge: blocks whose mean cosine is below are always kept; -1: none
   /// Key blocks always kept, counted among the kept: at the start, at the end, the query block's own ± near (-1: none).
   int32_t protect_first = 0, protect_last = 0, protect_near = -1;
+  /// Fewer key tokens than this: sla2, sparse_only and pooled run as full, which is faster there. Routers vsa and given never do.
+  int64_t min_tokens = 0;
   DType products = DType::kF32;  ///< kBF16: Q·Kᵀ and P·V multiply bf16 numbers where the CPU has instructions for that
   int32_t bits = 16;             ///< 8: Q·Kᵀ in int8 with one scale per query block and key block, P·V in bf16
   bool fp8_values = false;       ///< with 8 bits: P·V with the numerics of the GPU's fp8 units (slow; for studies)
@@ -72,23 +74,24 @@ struct Parameters {
   Operand gate;                      ///< vsa: [B,H,N_q,D], O += gate ⊙ (softmax(R)·V̄); data null: no coarse branch
 };
 
-/// Kept key blocks per query block, ascending; [B·H][T_m] rows.
+/// Kept key blocks per query block, ascending; [B·H][T_m] rows, in configured blocks whatever ran. Full and a soft mask keep all,
+/// linear_only none.
 struct BlockList {
-  int32_t* index = nullptr;  ///< [B·H][T_m][capacity]
-  int32_t* count = nullptr;  ///< [B·H][T_m]; 1 to capacity
+  int32_t* index = nullptr;  ///< [B·H][T_m][capacity]; past the count nothing is read or written
+  int32_t* count = nullptr;  ///< [B·H][T_m]; where the library reads 1 to capacity
   int64_t capacity = 0;      ///< >= max_kept() where the library writes; at most T_n
 };
 
 struct Stats {
   Mode mode_used = Mode::kFull;
-  double achieved_sparsity = 0;
-  int64_t blocks_kept = 0, blocks_total = 0;
-  double mean_linear_weight = 0;  ///< mean of (1 - a) over rows: how much the linear branch speaks
+  double achieved_sparsity = 0;               ///< of the last call; before the first one what `sparsity` asks for
+  int64_t blocks_kept = 0, blocks_total = 0;  ///< pairs over batch and heads; a soft mask counts by its weights
+  double mean_linear_weight = 0;              ///< mean of (1 - a) over rows: how much the linear branch speaks
 };
 
 /// Full attention on some query blocks, beside what was returned.
 struct Probe {
-  double fraction = 0;                 ///< in: of the query blocks, evenly spread, at least one per head
+  double fraction = 0;                 ///< in: of the query blocks that run, above 0, evenly spread, at least one per head
   double relative_l1 = 0, cosine = 0;  ///< out: over all rows probed
   int64_t blocks = 0;                  ///< out: how many query blocks were probed
 };
@@ -98,10 +101,11 @@ struct Forward {
   MutableOperand out;               ///< as q
   const float* key_bias = nullptr;  ///< [N_k] added to the logits; full mode only (cross-attention's collapsed padding row)
   Parameters parameters;
-  const BlockList* given = nullptr;  ///< router given: the blocks to keep
-  float* lse = nullptr;              ///< [B·H, N_q] out: natural log-sum-exp of the unsmoothed keys over what the softmax saw
-  BlockList* list = nullptr;         ///< out: the blocks kept
-  Probe* probe = nullptr;            ///< costs `fraction` of a dense call
+  const BlockList* given = nullptr;     ///< router given: the blocks to keep
+  const uint8_t* given_mask = nullptr;  ///< or as bytes, [B·H][T_m][T_n]: not 0 keeps
+  float* lse = nullptr;                 ///< [B·H, N_q] out: natural log-sum-exp of the unsmoothed keys over what the softmax saw
+  BlockList* list = nullptr;            ///< out: the blocks kept
+  Probe* probe = nullptr;               ///< costs `fraction` of a dense call
 };
 
 /// Gradients; data null: not wanted. Parameter gradients are fp32, shaped as in Parameters, and overwritten.

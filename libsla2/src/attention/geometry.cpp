@@ -16,6 +16,7 @@ constexpr int64_t kMinDim = 32, kMaxDim = 256, kDimStep = 8;
 constexpr int64_t kFullBlockQ = 128, kFullBlockK = 64;
 // Heads are prepared together until there are this many query blocks to share among threads; more would only cost memory.
 constexpr int64_t kTasksPerGroup = 128;
+constexpr int64_t kMostKeys = int64_t{1} << 34;     // keeps the number of every block inside int32
 constexpr int64_t kMaxElements = int64_t{1} << 56;  // keeps every byte offset inside int64
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -45,44 +46,168 @@ void check_sizes(const Config& c) {
   }
 }
 
-}  // namespace
+template <typename Enum>
+void check_choice(const char* name, Enum value, Enum last, const char* words) {
+  const auto number = static_cast<int>(value);
+  SLA2_CHECK(number >= 1 && number <= static_cast<int>(last), SLA2_E_ARGUMENT, "attention: {} is {}; expected one of {}", name,
+             number, words);
+}
 
-Geometry make_geometry(const Config& c, Isa isa) {
-  SLA2_CHECK(c.mode == Mode::kFull || c.mode == Mode::kSla2, SLA2_E_ARGUMENT,
-             "attention: mode is {}; expected 1 (full) or 2 (sla2)", static_cast<int>(c.mode));
-  SLA2_CHECK(c.mix == Mix::kHeadAffineLse || c.mix == Mix::kConst, SLA2_E_ARGUMENT,
-             "attention: mix is {}; expected 1 (head_affine_lse) or 2 (const)", static_cast<int>(c.mix));
+void check_choices(const Config& c) {
+  check_choice("mode", c.mode, Mode::kPooled,
+               "1 (full), 2 (sla2), 3 (sla1), 4 (sparse_only), 5 (linear_only), 6 (l_plus_s), 7 (pooled)");
+  check_choice("router", c.router, Router::kGiven, "1 (sla2), 2 (sla1), 3 (vsa), 4 (vmoba), 5 (sparge), 6 (given)");
+  check_choice("mix", c.mix, Mix::kBlock, "1 (head_affine_lse), 2 (const), 3 (head_scalar), 4 (block)");
+  check_choice("scope", c.scope, Scope::kGlobal, "1 (complement), 2 (global)");
+  check_choice("rule", c.rule, Rule::kHybrid, "1 (topk), 2 (cdf), 3 (hybrid)");
   SLA2_CHECK(c.products == DType::kF32 || c.products == DType::kBF16, SLA2_E_ARGUMENT,
              "attention: products are {}; expected fp32 or bf16", dtype_name(c.products));
   SLA2_CHECK(c.bits == 8 || c.bits == 16, SLA2_E_ARGUMENT, "attention: bits is {}; expected 8 or 16", c.bits);
-  check_sizes(c);
-  SLA2_CHECK(c.sparsity >= 0 && c.sparsity <= 1, SLA2_E_ARGUMENT, "attention: sparsity is {}; expected 0 to 1", c.sparsity);
+}
+
+void check_numbers(const Config& c) {
+  const auto within = [](const char* name, double value, double low, double high) {
+    SLA2_CHECK(value >= low && value <= high, SLA2_E_ARGUMENT, "attention: {} is {}; expected {} to {}", name, value, low, high);
+  };
+  within("sparsity", c.sparsity, 0, 1);
+  within("negligible", c.negligible, 0, 1);
+  within("top_p", c.top_p, 0, 1);
+  within("theta", c.theta, -1, 1);
   SLA2_CHECK(std::isfinite(c.softmax_scale) && c.softmax_scale >= 0, SLA2_E_ARGUMENT,
              "attention: softmax_scale is {}; expected a positive number, or 0 for 1/sqrt(head_dim)", c.softmax_scale);
   SLA2_CHECK(std::isfinite(c.mix_scale) && std::isfinite(c.mix_bias), SLA2_E_ARGUMENT,
              "attention: mix_scale is {} and mix_bias is {}; expected finite numbers", c.mix_scale, c.mix_bias);
+  SLA2_CHECK(std::isfinite(c.tau) && c.tau >= 0, SLA2_E_ARGUMENT,
+             "attention: tau is {}; expected a positive temperature, or 0 for a hard mask", c.tau);
+  SLA2_CHECK(c.protect_first >= 0 && c.protect_last >= 0 && c.protect_near >= -1, SLA2_E_ARGUMENT,
+             "attention: protect_first is {}, protect_last {}, protect_near {}; expected at least 0, 0 and -1", c.protect_first,
+             c.protect_last, c.protect_near);
+  SLA2_CHECK(c.min_tokens >= 0, SLA2_E_ARGUMENT, "attention: min_tokens is {}; expected 0 or more", c.min_tokens);
   check_block("block_q", c.block_q, {32, 64, 128}, "32, 64, 128");
   check_block("block_k", c.block_k, {16, 32, 64, 128}, "16, 32, 64, 128");
+}
+
+/// Settings that are fine alone and mean nothing together.
+void check_together(const Config& c) {
+  SLA2_CHECK(c.kv_heads >= 0 && (c.kv_heads == 0 || c.heads % c.kv_heads == 0), SLA2_E_ARGUMENT,
+             "attention: kv_heads is {}; expected 0 or a divisor of heads, {}", c.kv_heads, c.heads);
+  SLA2_CHECK(c.negligible == 0 || c.mode == Mode::kSla1, SLA2_E_ARGUMENT,
+             "attention: negligible is {}; only mode 3 (sla1) leaves blocks out, expected 0", c.negligible);
+  SLA2_CHECK(c.negligible == 0 || (c.router != Router::kVmoba && c.router != Router::kSparge && c.router != Router::kGiven),
+             SLA2_E_ARGUMENT,
+             "attention: negligible is {} with router {}; routers 1 (sla2), 2 (sla1) and 3 (vsa) rank all blocks", c.negligible,
+             static_cast<int>(c.router));
+  if (c.tau == 0) return;
+  SLA2_CHECK(c.router == Router::kSla2 || c.router == Router::kSla1, SLA2_E_ARGUMENT,
+             "attention: tau is {} with router {}; SoftTop-k goes with routers 1 (sla2) and 2 (sla1)", c.tau,
+             static_cast<int>(c.router));
+  SLA2_CHECK(
+      c.negligible == 0 && c.protect_first == 0 && c.protect_last == 0 && c.protect_near < 0, SLA2_E_ARGUMENT,
+      "attention: tau is {} with protected or negligible blocks; a soft mask has neither: leave protect_* and negligible at "
+      "their defaults",
+      c.tau);
+}
+
+/// max(1, round((1 - sparsity) · T_n)); router vsa rounds up.
+int64_t blocks_by_sparsity(const Config& c, int64_t key_blocks) {
+  constexpr double kRoundOff = 1e-9;  // (1 - 0.7) · 10 is 3, whatever its last bit says
+  const double share = (1.0 - c.sparsity) * static_cast<double>(key_blocks);
+  const int64_t count = c.router == Router::kVsa ? static_cast<int64_t>(std::ceil(share - kRoundOff)) : std::llround(share);
+  return std::clamp<int64_t>(count, 1, key_blocks);
+}
+
+struct Kept {
+  int64_t least, most;  ///< over query blocks
+};
+
+/// What is known about the number of kept blocks before any data is seen.
+Kept count_kept(const Geometry& g) {
+  const Config& c = g.config;
+  if (g.soft) return {g.top_k, g.key_blocks};
+  const bool by_data = c.router == Router::kVmoba || c.router == Router::kGiven ||
+                       (c.router == Router::kSparge && (c.rule != Rule::kTopK || c.theta > 0 || g.protects()));
+  if (by_data) return {1, g.key_blocks};
+  if (!g.protects()) return {g.top_k, g.top_k};
+  Kept kept{g.key_blocks, g.top_k};
+  for (int64_t i = 0; i < g.query_blocks; ++i) {
+    int64_t always = 0;
+    for (int64_t j = 0; j < g.key_blocks; ++j) always += g.is_protected(i, j) ? 1 : 0;
+    kept.least = std::min(kept.least, std::max(g.top_k, always));
+    kept.most = std::max(kept.most, always);
+  }
+  return kept;
+}
+
+/// Where full attention is the same function, or its better known neighbour; modes with learned parts are not replaced.
+bool falls_back(const Geometry& g, int64_t least_kept) {
+  const Config& c = g.config;
+  const bool replaceable = (c.mode == Mode::kSla2 || c.mode == Mode::kSparseOnly || c.mode == Mode::kPooled) &&
+                           c.router != Router::kVsa && c.router != Router::kGiven;
+  return replaceable && (least_kept == g.key_blocks || c.key_tokens < c.min_tokens);
+}
+
+void set_blocks(Geometry& g, int64_t block_q, int64_t block_k) {
+  g.block_q = block_q;
+  g.block_k = block_k;
+  g.query_blocks = ceil_div(g.config.query_tokens, block_q);
+  g.key_blocks = ceil_div(g.config.key_tokens, block_k);
+}
+
+void set_mode(Geometry& g, Mode mode) {
+  g.mode = mode;
+  g.routed = mode != Mode::kFull && mode != Mode::kLinearOnly;
+  g.linear = mode == Mode::kSla2 || mode == Mode::kSla1 || mode == Mode::kLinearOnly || mode == Mode::kLPlusS;
+  g.pooled = mode == Mode::kPooled;
+  g.soft = g.routed && g.config.tau > 0;
+}
+
+}  // namespace
+
+bool Geometry::protects() const {
+  return config.protect_first > 0 || config.protect_last > 0 || config.protect_near >= 0 || config.router == Router::kVmoba;
+}
+
+bool Geometry::is_protected(int64_t i, int64_t j) const {
+  if (j < config.protect_first || j >= key_blocks - config.protect_last) return true;
+  const int64_t near = config.router == Router::kVmoba ? std::max(config.protect_near, 0) : config.protect_near;
+  const Range own = own_blocks(i, near);
+  return near >= 0 && j >= own.first && j <= own.last;
+}
+
+Geometry make_geometry(const Config& c, Isa isa) {
+  check_choices(c);
+  check_sizes(c);
+  check_numbers(c);
+  check_together(c);
+  SLA2_CHECK(c.key_tokens <= kMostKeys, SLA2_E_UNSUPPORTED, "attention: {} key tokens; at most 2^34 are supported", c.key_tokens);
 
   Geometry g;
   g.config = c;
+  if (c.kv_heads == 0) g.config.kv_heads = c.heads;
   g.scale = c.softmax_scale > 0 ? c.softmax_scale : 1.0 / std::sqrt(static_cast<double>(c.head_dim));
   g.int8 = c.bits == 8 && isa >= Isa::kAvx512Bf16;
   g.bf16 = g.int8 || (c.products == DType::kBF16 && isa >= Isa::kAvx512Bf16);
   g.dim = c.head_dim;
   g.panels = kernels::panels_of(g.dim);
   g.heads = c.batch * c.heads;
-  g.key_blocks = ceil_div(c.key_tokens, c.block_k);
-  g.kept = std::max<int64_t>(1, std::llround((1.0 - c.sparsity) * static_cast<double>(g.key_blocks)));
-  g.mode = c.mode == Mode::kSla2 && g.kept < g.key_blocks ? Mode::kSla2 : Mode::kFull;
-  g.block_q = g.mode == Mode::kSla2 ? c.block_q : kFullBlockQ;
-  g.block_k = g.mode == Mode::kSla2 ? c.block_k : kFullBlockK;
-  g.query_blocks = ceil_div(c.query_tokens, g.block_q);
-  if (g.mode == Mode::kFull) g.kept = g.key_blocks = ceil_div(c.key_tokens, g.block_k);
+  g.key_heads = c.batch * g.config.kv_heads;
+  g.heads_per_key = c.heads / g.config.kv_heads;
+  set_blocks(g, c.block_q, c.block_k);
+  g.list_query_blocks = g.query_blocks;
+  g.list_key_blocks = g.max_kept = g.key_blocks;
+  set_mode(g, c.mode);
+  if (g.routed) {
+    g.top_k = blocks_by_sparsity(c, g.key_blocks);
+    const Kept kept = count_kept(g);
+    g.max_kept = kept.most;
+    if (falls_back(g, kept.least)) set_mode(g, Mode::kFull), g.max_kept = g.key_blocks;
+  }
+  if (g.soft) g.int8 = g.bf16 = false;  // a soft mask is for training: its weights are summed in fp32
+  if (g.mode == Mode::kLinearOnly) g.max_kept = 0;
+  if (g.mode == Mode::kFull) set_blocks(g, kFullBlockQ, kFullBlockK);
+  if (g.pooled) g.mean_blocks = ceil_div(g.key_blocks, g.block_k);
   g.route_row = ceil_div(g.key_blocks, kernels::kRouteLanes) * kernels::kRouteLanes;
-  g.group = std::min(g.heads, ceil_div(kTasksPerGroup, g.query_blocks));
-  SLA2_CHECK(g.key_blocks <= INT32_MAX, SLA2_E_UNSUPPORTED, "attention: {} key blocks; at most 2^31 - 1 are supported",
-             g.key_blocks);
+  g.group = std::min(g.key_heads, ceil_div(kTasksPerGroup, g.query_blocks * g.heads_per_key));
   return g;
 }
 

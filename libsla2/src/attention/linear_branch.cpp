@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The linear branch of one query block: φ(Q)·H and φ(Q)·Z over the key blocks that the softmax branch skips.
+#include <algorithm>
+
 #include "attention/forward.h"
 
 namespace sla2::attention {
@@ -12,8 +14,10 @@ constexpr double kDenominatorFloor = 1e-6;  // ε of the linear branch, relative
 /// Sum of per-block arrays over the linear branch's blocks, by the shorter of two ways: totals minus the others, or added up.
 void sum_linear(const Call& call, const Selection& selection, int64_t count, const float* blocks, int64_t stride,
                 const double* total, double* out) {
-  const auto& [kept, linear, others] = selection;
-  if (others.count <= linear.count) {
+  const Blocks &linear = selection.linear, &others = selection.not_linear;
+  if (selection.linear_weights != nullptr) {
+    weighted_block_sum(count, blocks, stride, linear.count, selection.linear_weights, out);
+  } else if (others.count <= linear.count) {
     call.ops.block_sum(count, blocks, stride, others.index, others.count, -1.0, total, out);
   } else {
     call.ops.block_sum(count, blocks, stride, linear.index, linear.count, 1.0, nullptr, out);
@@ -43,7 +47,7 @@ void linear_branch_f32(const Call& call, const HeadBuffers& head, int64_t n, con
 void linear_branch_bf16(const Call& call, const HeadBuffers& head, int64_t n, const Selection& selection,
                         const WorkerBuffers& w) {
   const Geometry& g = call.geometry;
-  const auto& [kept, linear, others] = selection;
+  const Blocks &linear = selection.linear, &others = selection.not_linear;
   const bool subtract = others.count <= linear.count;
   const Blocks& listed = subtract ? others : linear;
   const int64_t size = g.dim * g.panels * kPanel;
@@ -56,8 +60,18 @@ void linear_branch_bf16(const Call& call, const HeadBuffers& head, int64_t n, co
 
 }  // namespace
 
+void weighted_block_sum(int64_t size, const float* blocks, int64_t stride, int64_t count, const double* weights, double* out) {
+  std::fill_n(out, size, 0.0);
+  for (int64_t j = 0; j < count; ++j)
+    for (int64_t i = 0; i < size; ++i) out[i] += weights[j] * static_cast<double>(blocks[j * stride + i]);
+}
+
 void linear_branch(const Call& call, const HeadBuffers& head, int64_t n, const Selection& selection, const WorkerBuffers& w) {
   const Geometry& g = call.geometry;
+  if (selection.linear.count == 0) {  // every block is kept
+    std::fill_n(w.w_linear, n, 0.0F);
+    return;
+  }
   sum_linear(call, selection, g.dim, head.z, g.dim, head.z_total, w.z_sum);
   g.bf16 ? linear_branch_bf16(call, head, n, selection, w) : linear_branch_f32(call, head, n, selection, w);
   for (int64_t r = 0; r < n; ++r) {

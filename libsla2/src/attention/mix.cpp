@@ -4,33 +4,61 @@
 #include <limits>
 
 #include "attention/forward.h"
+#include "attention/rules.h"
 
 namespace sla2::attention {
 namespace {
 
 constexpr double kLn2 = 0.6931471805599453;
 
-/// log Σ over the complement of b_j · exp(R_j): the pooled estimate of what the softmax would have given the rest.
-double rest_log_sum(const Geometry& g, const WorkerBuffers& w) {
+/// log Σ over the linear branch's blocks of their weight · b_j · exp(R_j), R without learned weights: the pooled estimate of what
+/// the softmax would have given the rest.
+double rest_log_sum(const Call& call, const Selection& selection, const WorkerBuffers& w) {
+  const Geometry& g = call.geometry;
+  const Blocks& linear = selection.linear;
+  const double* const scores = has_weights(call.in.parameters) ? w.identity : w.routes;
   double top = -std::numeric_limits<double>::infinity();
-  for (int64_t i = g.kept; i < g.key_blocks; ++i) top = std::max(top, w.routes[w.order[i]]);
+  for (int64_t i = 0; i < linear.count; ++i) top = std::max(top, scores[linear.index[i]]);
   double sum = 0;
-  for (int64_t i = g.kept; i < g.key_blocks; ++i)
-    sum += static_cast<double>(g.key_rows(w.order[i])) * std::exp(w.routes[w.order[i]] - top);
+  for (int64_t i = 0; i < linear.count; ++i) {
+    const int64_t j = linear.index[i];
+    const double weight = selection.linear_weights == nullptr ? 1 : selection.linear_weights[j];
+    sum += weight * static_cast<double>(g.key_rows(j)) * std::exp(scores[j] - top);
+  }
   return top + std::log(sum);
+}
+
+/// logit = scale · (L - L_rest) + bias.
+struct Logit {
+  double scale, bias;
+};
+
+Logit logit_of(const Call& call, const Place& place) {
+  const Geometry& g = call.geometry;
+  const Config& c = g.config;
+  const float* const learned = call.in.parameters.mix;
+  const int64_t head = place.head % c.heads;
+  if (learned == nullptr) return {c.mix == Mix::kHeadAffineLse ? c.mix_scale : 0, c.mix_bias};
+  switch (c.mix) {
+    case Mix::kHeadScalar: return {0, static_cast<double>(learned[head])};
+    case Mix::kBlock: return {0, static_cast<double>(learned[head * g.query_blocks + place.block])};
+    default: return {static_cast<double>(learned[2 * head]), static_cast<double>(learned[2 * head + 1])};
+  }
 }
 
 }  // namespace
 
-double mix(const Geometry& g, int64_t n, const WorkerBuffers& w) {
-  const double rest = g.config.mix == Mix::kHeadAffineLse ? rest_log_sum(g, w) : 0;
+double mix(const Call& call, const Place& place, const Selection& selection, const WorkerBuffers& w) {
+  const bool by_lse = call.geometry.config.mix == Mix::kHeadAffineLse;
+  const Logit learned = logit_of(call, place);
+  const double rest = by_lse ? rest_log_sum(call, selection, w) : 0;
   double linear_weight = 0;
-  for (int64_t r = 0; r < n; ++r) {
+  for (int64_t r = 0; r < place.rows; ++r) {
     const double l = static_cast<double>(w.l[r]);
-    double logit = g.config.mix_bias;
-    if (g.config.mix == Mix::kHeadAffineLse) {
+    double logit = learned.bias;
+    if (by_lse) {
       const double log_sum = (static_cast<double>(w.m[r]) + std::log2(l)) * kLn2;  // natural, on keys minus their mean
-      logit += g.config.mix_scale * (log_sum - rest);
+      logit += learned.scale * (log_sum - rest);
     }
     // Both shares from one exponential, so that 1 - a keeps its digits when a is close to 1.
     const double away = std::exp(-std::abs(logit));

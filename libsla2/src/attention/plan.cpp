@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "attention/forward.h"
+#include "attention/request.h"
 
 namespace sla2::attention {
 namespace {
@@ -25,11 +26,6 @@ class ThreadLimit {
   bool changed_;
 };
 
-void check_dtype(const char* name, DType dtype) {
-  SLA2_CHECK(dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16, SLA2_E_UNSUPPORTED,
-             "attention: {} is {}; expected fp32, bf16 or fp16", name, dtype_name(dtype));
-}
-
 class CpuPlan final : public Plan {
  public:
   CpuPlan(const Config& config, Isa isa)
@@ -37,58 +33,67 @@ class CpuPlan final : public Plan {
         ops_(kernels::attention_ops(isa)),
         slots_(std::max(physical_threads(), thread_count())),
         bytes_(Workspace(geometry_, slots_, nullptr).bytes()) {
-    const int64_t pairs = geometry_.heads * geometry_.query_blocks;
     stats_.mode_used = geometry_.mode;
-    stats_.blocks_kept = pairs * geometry_.kept;
-    stats_.blocks_total = pairs * geometry_.key_blocks;
-    stats_.achieved_sparsity = 1.0 - static_cast<double>(geometry_.kept) / static_cast<double>(geometry_.key_blocks);
+    stats_.blocks_total = geometry_.heads * geometry_.query_blocks * geometry_.key_blocks;
+    const int64_t kept = geometry_.routed ? geometry_.top_k : geometry_.mode == Mode::kFull ? geometry_.key_blocks : 0;
+    count_kept(static_cast<double>(geometry_.heads * geometry_.query_blocks * kept));
   }
 
   [[nodiscard]] const Config& config() const noexcept override { return geometry_.config; }
   [[nodiscard]] uint64_t workspace_bytes() const noexcept override { return bytes_; }
   [[nodiscard]] const Stats& stats() const noexcept override { return stats_; }
 
-  [[nodiscard]] int64_t query_blocks() const noexcept override { return geometry_.query_blocks; }
-  [[nodiscard]] int64_t key_blocks() const noexcept override { return geometry_.key_blocks; }
-  [[nodiscard]] int64_t max_kept() const noexcept override { return geometry_.kept; }
+  [[nodiscard]] int64_t query_blocks() const noexcept override { return geometry_.list_query_blocks; }
+  [[nodiscard]] int64_t key_blocks() const noexcept override { return geometry_.list_key_blocks; }
+  [[nodiscard]] int64_t max_kept() const noexcept override { return geometry_.max_kept; }
   [[nodiscard]] uint64_t backward_workspace_bytes() const noexcept override { return 0; }
-  void route(const Forward&, void*) override { fail(SLA2_E_UNSUPPORTED, "attention: route alone is not built yet"); }
+  void route(const Forward& in, void* workspace) override {
+    SLA2_CHECK(in.list != nullptr, SLA2_E_ARGUMENT, "attention: route has no list to write to");
+    run(in, workspace, true);
+  }
   void backward(const Backward&, void*) override { fail(SLA2_E_UNSUPPORTED, "attention: backward is not built yet"); }
 
   using Plan::forward;
-  void forward(const Forward& in, void* workspace) override {
-    const auto& [q, k, v, out, key_bias, parameters, given, lse, list, probe] = in;
-    SLA2_CHECK(given == nullptr && lse == nullptr && list == nullptr && probe == nullptr, SLA2_E_UNSUPPORTED,
-               "attention: lists, log-sum-exps and the probe are not built yet");
-    check_dtype("q", q.dtype);
-    check_dtype("k", k.dtype);
-    check_dtype("v", v.dtype);
-    check_dtype("out", out.dtype);
-    SLA2_CHECK(key_bias == nullptr || geometry_.config.mode == Mode::kFull, SLA2_E_UNSUPPORTED,
-               "attention: a key bias was given in sla2 mode; only full mode takes one");
-    SLA2_CHECK(q.data != nullptr && k.data != nullptr && v.data != nullptr && out.data != nullptr && workspace != nullptr,
-               SLA2_E_ARGUMENT, "attention: a data or workspace pointer is null");
-    const Workspace space(geometry_, slots_, static_cast<std::byte*>(workspace));
-    const ThreadLimit limit(slots_);
-    Call call{geometry_, ops_, space, q, k, v, out, key_bias, 0, 0};
-    prepare_bias(call);
-    for (int64_t first = 0; first < geometry_.heads; first += geometry_.group) {
-      call.first_head = first;
-      call.group = std::min(geometry_.group, geometry_.heads - first);
-      prepare_group(call);
-      parallel_for(call.group * geometry_.query_blocks, [&call](int64_t index, int worker) {
-        const int64_t blocks = call.geometry.query_blocks;
-        run_query_block(call, index / blocks, index % blocks, call.workspace.worker(worker));
-      });
-    }
-    if (geometry_.mode == Mode::kSla2) stats_.mean_linear_weight = mean_linear_weight(space);
-  }
+  void forward(const Forward& in, void* workspace) override { run(in, workspace, false); }
 
  private:
-  [[nodiscard]] double mean_linear_weight(const Workspace& space) const {
+  void run(const Forward& in, void* workspace, bool route_only) {
+    const Geometry& g = geometry_;
+    check_request(g, in, workspace, route_only);
+    if (in.list != nullptr && !g.routed) write_whole_list(g, *in.list);
+    if (route_only && !g.routed) return;
+    const Workspace space(g, slots_, static_cast<std::byte*>(workspace));
+    const ThreadLimit limit(slots_);
+    Call call{g, ops_, space, in, route_only, 0, 0};
+    prepare_call(call);
+    for (int64_t first = 0; first < g.key_heads; first += g.group) {
+      call.first_head = first;
+      call.group = std::min(g.group, g.key_heads - first);
+      prepare_group(call);
+      parallel_for(call.group * g.heads_per_key * g.query_blocks, [&call](int64_t index, int worker) {
+        const Geometry& geometry = call.geometry;
+        const int64_t head = index / geometry.query_blocks, block = index % geometry.query_blocks;
+        const Place place{call.first_head * geometry.heads_per_key + head, block, block * geometry.block_q,
+                          geometry.query_rows(block)};
+        run_query_block(call, head / geometry.heads_per_key, place, call.workspace.worker(worker));
+      });
+    }
+    if (g.routed) count_kept(sum_over_blocks(space.kept));
+    if (route_only) return;
+    if (g.mode == Mode::kSla2)
+      stats_.mean_linear_weight = sum_over_blocks(space.linear_weight) / static_cast<double>(g.heads * g.config.query_tokens);
+    if (in.probe != nullptr) finish_probe(g, space, *in.probe);
+  }
+
+  [[nodiscard]] double sum_over_blocks(const double* each) const {
     double sum = 0;
-    for (int64_t i = 0; i < geometry_.heads * geometry_.query_blocks; ++i) sum += space.linear_weight[i];
-    return sum / static_cast<double>(geometry_.heads * geometry_.config.query_tokens);
+    for (int64_t i = 0; i < geometry_.heads * geometry_.query_blocks; ++i) sum += each[i];
+    return sum;
+  }
+
+  void count_kept(double pairs) {
+    stats_.blocks_kept = std::llround(pairs);
+    stats_.achieved_sparsity = 1.0 - pairs / static_cast<double>(stats_.blocks_total);
   }
 
   Geometry geometry_;

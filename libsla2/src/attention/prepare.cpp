@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What all query blocks of a head share, computed once.
 //   1 block means of keys, the mean key μ, means - μ (router; μ alone in full mode with 8 bits)
-//   2 keys - μ packed, values packed; sla2: φ, h_j, z_j
-//   3 sla2: totals of h and z
+//   2 keys - μ packed, values packed; with a linear branch φ, h_j, z_j
+//   3 with a linear branch totals of h and z
 #include <cmath>
 #include <limits>
 
@@ -17,15 +17,16 @@ constexpr float kLog2E = 0x1.715476p+0F;
 
 void load_keys(const Call& call, int64_t head, int64_t block, float* rows) {
   const Geometry& g = call.geometry;
-  call.ops.load_rows(rows_of(call.k, call.first_head + head, g.config.heads), block * g.block_k, g.key_rows(block), g.dim, 1.0F,
-                     rows);
+  call.ops.load_rows(rows_of(call.in.k, call.first_head + head, g.config.kv_heads), block * g.block_k, g.key_rows(block), g.dim,
+                     1.0F, rows);
 }
 
 /// Values of a block, packed for both branches. `rows` is scratch.
 void pack_value_block(const Call& call, const HeadBuffers& head, int64_t head_index, int64_t block, float* rows) {
   const Geometry& g = call.geometry;
   const int64_t n = g.key_rows(block), at = block * g.panels * g.block_k * kPanel;
-  call.ops.load_rows(rows_of(call.v, call.first_head + head_index, g.config.heads), block * g.block_k, n, g.dim, 1.0F, rows);
+  call.ops.load_rows(rows_of(call.in.v, call.first_head + head_index, g.config.kv_heads), block * g.block_k, n, g.dim, 1.0F,
+                     rows);
   if (g.bf16) {
     call.ops.pack_values_bf16(rows, n, g.dim, g.block_k, head.values_bf16 + at);
   } else {
@@ -96,9 +97,19 @@ void prepare_block(const Call& call, int64_t head_index, int64_t block, const Wo
   const HeadBuffers head = call.workspace.head(head_index);
   pack_value_block(call, head, head_index, block, w.rows);
   pack_key_block(call, head, head_index, block, w.rows);
-  if (g.mode == Mode::kFull) return;
+  if (!g.linear) return;
   if (!g.config.smooth_k) load_keys(call, head_index, block, w.rows);
   g.bf16 ? add_state_bf16(call, head, block, w) : add_state_f32(call, head, block, w.rows);
+}
+
+/// sparge: how alike the keys of a block are, minus the mean key.
+void find_likeness(const Call& call, int64_t head_index, int64_t block, const WorkerBuffers& w) {
+  const Geometry& g = call.geometry;
+  const HeadBuffers head = call.workspace.head(head_index);
+  const int64_t n = g.key_rows(block);
+  load_keys(call, head_index, block, w.rows);
+  call.ops.shift_rows(n, g.dim, head.shift, w.rows);
+  head.likeness[block] = self_similarity(w.rows, n, g.dim, w.line);
 }
 
 /// One part of `panels` of the totals.
@@ -130,18 +141,19 @@ void for_group(const Call& call, int64_t items, const Each& each) {
 
 }  // namespace
 
-void prepare_bias(const Call& call) {
+void prepare_call(const Call& call) {
   const Geometry& g = call.geometry;
   constexpr float kNone = -std::numeric_limits<float>::infinity();
   const int64_t last = (g.key_blocks - 1) * g.block_k;
   for (int64_t t = 0; t < g.block_k; ++t) call.workspace.tail_bias[t] = last + t < g.config.key_tokens ? 0.0F : kNone;
   if (g.mode == Mode::kFull) {
-    if (call.key_bias != nullptr)
+    if (call.in.key_bias != nullptr)
       for (int64_t t = 0; t < g.key_blocks * g.block_k; ++t)
-        call.workspace.bias[t] = t < g.config.key_tokens ? call.key_bias[t] * kLog2E : kNone;
+        call.workspace.bias[t] = t < g.config.key_tokens ? call.in.key_bias[t] * kLog2E : kNone;
   } else {
     for (int64_t j = 0; j < g.key_blocks; ++j) call.workspace.all_blocks[j] = static_cast<int32_t>(j);
   }
+  if (g.mode == Mode::kSla1) pack_projection(call);
 }
 
 void prepare_group(const Call& call) {
@@ -150,8 +162,12 @@ void prepare_group(const Call& call) {
     for_group(call, g.key_blocks, pool_block);
     for_group(call, 1, [](const Call& c, int64_t head, int64_t, const WorkerBuffers&) { centre_means(c, head); });
   }
+  if (g.config.router == Router::kSparge && g.routed) for_group(call, g.key_blocks, find_likeness);
+  if (call.route_only) return;
   for_group(call, g.key_blocks, prepare_block);
-  if (g.mode == Mode::kFull) return;
+  if (g.pools_values()) for_group(call, g.key_blocks, pool_values);
+  if (g.pooled) for_group(call, g.mean_blocks, pack_mean_block);
+  if (!g.linear) return;
   for_group(call, g.panels,
             [](const Call& c, int64_t head, int64_t panel, const WorkerBuffers&) { total_panel(c, head, panel); });
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One query block of one head, start to end: route, softmax over the kept key blocks, linear branch over the others, mix.
+// One query block of one head, start to end: route, softmax over its keys, linear branch, join.
 // Everything it touches beside the head's packed arrays is in one worker's scratch (about 300 KB at D 128: fits L2).
 #include "attention/forward.h"
 
@@ -8,36 +8,77 @@ namespace {
 
 constexpr double kLog2E = 1.4426950408889634;
 
-}  // namespace
-
-void run_query_block(const Call& call, int64_t head_in_group, int64_t block, const WorkerBuffers& w) {
+void load_queries(const Call& call, const Place& place, float scale, float* rows) {
   const Geometry& g = call.geometry;
-  const HeadBuffers head = call.workspace.head(head_in_group);
-  const int64_t head_index = call.first_head + head_in_group;
-  const int64_t first = block * g.block_q, n = g.query_rows(block);
-  const kernels::RowSource queries = rows_of(call.q, head_index, g.config.heads);
-  // bf16 products scale the logits instead, so that queries that came as bf16 stay exact.
-  call.ops.load_rows(queries, first, n, g.dim, g.bf16 ? 1.0F : static_cast<float>(g.scale * kLog2E), w.q);
-  Selection selection{{nullptr, g.kept}, {}, {}};
-  if (g.mode == Mode::kSla2) {
-    if (!g.bf16) call.ops.load_rows(queries, first, n, g.dim, 1.0F, w.q_phi);
-    selection = route(call, head, n, g.bf16 ? w.q : w.q_phi, w);
-  }
-  softmax_branch(call, head, n, selection.kept, w);
+  call.ops.load_rows(rows_of(call.in.q, place.head, g.config.heads), place.first, place.rows, g.dim, scale, rows);
+}
+
+/// Where unscaled queries lie. bf16 products scale the logits instead, so that queries that came as bf16 stay exact.
+float* plain_queries(const Geometry& g, const WorkerBuffers& w) { return g.bf16 ? w.q : w.q_phi; }
+
+Selection select(const Call& call, const HeadBuffers& head, const Place& place, const WorkerBuffers& w) {
+  const Geometry& g = call.geometry;
+  if (g.mode == Mode::kFull) return {{nullptr, g.key_blocks}, {}, {}};
+  load_queries(call, place, 1.0F, plain_queries(g, w));
+  if (g.mode == Mode::kLinearOnly) return {{}, {call.workspace.all_blocks, g.key_blocks}, {}};
+  const Selection selection = route(call, head, place, plain_queries(g, w), w);
+  call.workspace.kept[place.head * g.query_blocks + place.block] = selection.weight;
+  if (call.in.list != nullptr) write_list(call, place, selection.kept);
+  return selection;
+}
+
+/// The branches and what weighs them. @return what merge_rows reads
+kernels::MergeInput run_branches(const Call& call, const HeadBuffers& head, const Place& place, const Selection& selection,
+                                 const WorkerBuffers& w) {
+  const Geometry& g = call.geometry;
+  const int64_t n = place.rows;
   kernels::MergeInput merge{w.acc, w.w_sparse};
   if (g.bf16) merge.row = g.panels * kernels::kPanel;
-  if (g.mode == Mode::kFull) {
-    for (int64_t r = 0; r < n; ++r) w.w_sparse[r] = w.l[r] == 0 ? 0.0F : 1.0F / w.l[r];  // every key masked: 0
-  } else {
+  const bool softmax = g.mode != Mode::kLinearOnly;
+  if (softmax) softmax_branch(call, head, n, softmax_keys(call, selection, w), w);
+  if (g.linear) {
     linear_branch(call, head, n, selection, w);
-    call.workspace.linear_weight[head_index * g.query_blocks + block] = mix(g, n, w);
     merge.linear = w.linear;
     merge.w_linear = w.w_linear;
   }
-  const int64_t at = head_index / g.config.heads * call.out.stride_batch + head_index % g.config.heads * call.out.stride_head +
-                     first * call.out.stride_token;
-  auto* const out = static_cast<std::byte*>(call.out.data) + at * static_cast<int64_t>(dtype_size(call.out.dtype));
-  call.ops.merge_rows(merge, n, g.dim, out, call.out.dtype, call.out.stride_token);
+  if (g.mode == Mode::kSla2) {
+    call.workspace.linear_weight[place.head * g.query_blocks + place.block] = mix(call, place, selection, w);
+  } else {
+    for (int64_t r = 0; r < n; ++r) w.w_sparse[r] = !softmax || w.l[r] == 0 ? 0.0F : 1.0F / w.l[r];  // every key masked: 0
+  }
+  if (g.mode == Mode::kSla1) {
+    project_linear(call, n, w);
+    merge.linear = w.extra;
+  }
+  if (call.in.parameters.gate.data != nullptr) {
+    add_coarse_branch(call, head, place, g.linear, w);
+    merge.linear = w.extra;
+    merge.w_linear = w.w_linear;
+  }
+  return merge;
+}
+
+}  // namespace
+
+void run_query_block(const Call& call, int64_t key_head, const Place& place, const WorkerBuffers& w) {
+  const Geometry& g = call.geometry;
+  const HeadBuffers head = call.workspace.head(key_head);
+  const Selection selection = select(call, head, place, w);
+  if (call.route_only) return;
+  if (!g.bf16) {
+    load_queries(call, place, static_cast<float>(g.scale * kLog2E), w.q);
+  } else if (g.mode == Mode::kFull) {
+    load_queries(call, place, 1.0F, w.q);
+  }
+  if (call.in.lse != nullptr) start_lse(call, head, place, g.mode == Mode::kFull ? w.q : plain_queries(g, w));
+  const kernels::MergeInput merge = run_branches(call, head, place, selection, w);
+  const MutableOperand& out = call.in.out;
+  const int64_t at = place.head / g.config.heads * out.stride_batch + place.head % g.config.heads * out.stride_head +
+                     place.first * out.stride_token;
+  auto* const rows = static_cast<std::byte*>(out.data) + at * static_cast<int64_t>(dtype_size(out.dtype));
+  call.ops.merge_rows(merge, place.rows, g.dim, rows, out.dtype, out.stride_token);
+  if (call.in.lse != nullptr) finish_lse(call, place, w);
+  if (call.in.probe != nullptr && is_probed(g, call.in.probe->fraction, place.block)) probe_block(call, head, place, w);
 }
 
 }  // namespace sla2::attention

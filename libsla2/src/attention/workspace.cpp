@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attention/workspace.h"
 
+#include "attention/rules.h"
 #include "kernels/panel_gemm.h"
 
 namespace sla2::attention {
@@ -27,11 +28,12 @@ class Workspace::Cursor {
 
 void Workspace::place_head(Cursor& cursor, HeadBuffers& head) const {
   const Geometry& g = *geometry_;
+  const int64_t blocks = g.key_blocks + g.mean_blocks;
   head = {};
-  const int64_t keys = g.key_blocks * g.block_k, width = g.panels * kPanel, state = g.dim * width;
+  const int64_t keys = blocks * g.block_k, width = g.panels * kPanel, state = g.dim * width;
   if (g.int8) {
     cursor.take(head.keys_int8, keys * g.dim);
-    cursor.take(head.key_scale, g.key_blocks);
+    cursor.take(head.key_scale, blocks);
   } else if (g.bf16) {
     cursor.take(head.keys_bf16, keys * g.dim);
   } else {
@@ -43,6 +45,9 @@ void Workspace::place_head(Cursor& cursor, HeadBuffers& head) const {
     cursor.take(head.shift, g.dim);
   }
   if (g.mode == Mode::kFull) return;
+  if (g.pools_values()) cursor.take(head.mean_values, g.key_blocks * g.dim);
+  if (g.config.router == Router::kSparge) cursor.take(head.likeness, g.key_blocks);
+  if (!g.linear) return;
   if (g.bf16) {
     cursor.take(head.h_bf16, g.key_blocks * state);
     cursor.take(head.h_wide_total, state);
@@ -75,23 +80,45 @@ void Workspace::place_worker(Cursor& cursor, WorkerBuffers& worker) const {
   }
   for (float** const one : {&worker.m, &worker.l, &worker.rescale, &worker.w_sparse}) cursor.take(*one, g.block_q);
   if (g.mode == Mode::kFull) return;
+  if (!g.bf16) cursor.take(worker.q_phi, g.block_q * g.dim);
+  cursor.take(worker.q_mean, g.dim);
+  cursor.take(worker.routes, g.route_row);
+  cursor.take(worker.order, g.key_blocks);
+  place_extras(cursor, worker);
+  cursor.take(worker.w_linear, g.block_q);
+  if (!g.linear) return;
+  cursor.take(worker.linear, g.panels * g.block_q * kPanel);
+  cursor.take(worker.z_sum, g.dim);
+  cursor.take(worker.z_rest, g.block_q);
+  cursor.take(worker.z_all, g.block_q);
   if (g.bf16) {
     cursor.take(worker.q_features, g.block_q * g.dim);
     cursor.take(worker.key_features, g.block_k * g.panels * kPanel);
     cursor.take(worker.h_left_bf16, g.dim * g.panels * kPanel);
   } else {
-    cursor.take(worker.q_phi, g.block_q * g.dim);
     cursor.take(worker.h_left, g.dim * kPanel);
     cursor.take(worker.h_sum, g.dim * kPanel);
   }
-  cursor.take(worker.q_mean, g.dim);
-  cursor.take(worker.linear, g.panels * g.block_q * kPanel);
-  cursor.take(worker.w_linear, g.block_q);
-  cursor.take(worker.z_sum, g.dim);
-  cursor.take(worker.z_rest, g.block_q);
-  cursor.take(worker.z_all, g.block_q);
-  cursor.take(worker.routes, g.route_row);
-  cursor.take(worker.order, g.key_blocks);
+}
+
+void Workspace::place_extras(Cursor& cursor, WorkerBuffers& worker) const {
+  const Geometry& g = *geometry_;
+  cursor.take(worker.line, 2 * g.dim);
+  cursor.take(worker.q_projected, g.dim);
+  cursor.take(worker.identity, g.route_row);
+  if (!is_plain_top_k(g)) {
+    cursor.take(worker.marks, g.key_blocks);
+    cursor.take(worker.ranked, g.key_blocks);
+    cursor.take(worker.share, g.key_blocks);
+  }
+  if (g.soft) {
+    cursor.take(worker.mask, g.key_blocks);
+    cursor.take(worker.linear_weights, g.key_blocks);
+  }
+  if (g.soft || g.pooled) cursor.take(worker.bias, (g.key_blocks + g.mean_blocks) * g.block_k);
+  if (g.pooled) cursor.take(worker.key_list, g.key_blocks + g.mean_blocks);
+  if (g.mode == Mode::kSla1 || g.config.router == Router::kVsa) cursor.take(worker.extra, g.panels * g.block_q * kPanel);
+  if (g.config.router == Router::kVsa) cursor.take(worker.rows_q, g.block_q * g.dim);
 }
 
 Workspace::Workspace(const Geometry& geometry, int slots, std::byte* base) : geometry_(&geometry) {
@@ -112,7 +139,13 @@ Workspace::Workspace(const Geometry& geometry, int slots, std::byte* base) : geo
   } else {
     cursor.take(all_blocks, geometry.key_blocks);
     cursor.take(linear_weight, geometry.heads * geometry.query_blocks);
+    cursor.take(kept, geometry.heads * geometry.query_blocks);
   }
+  if (geometry.mode == Mode::kSla1) {
+    cursor.take(projection, geometry.panels * kPanel * geometry.dim);
+    cursor.take(projection_bias, geometry.panels * kPanel);
+  }
+  cursor.take(probe_sums, geometry.heads * geometry.query_blocks * kProbeSums);
   cursor.take(tail_bias, geometry.block_k);
   bytes_ = cursor.used();
 }

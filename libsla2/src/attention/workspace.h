@@ -8,11 +8,12 @@
 
 namespace sla2::attention {
 
-/// What one head's query blocks read. Only keys and values exist in full mode.
+/// What the query blocks that share a key head read. Only keys and values exist in full mode; h and z with a linear branch.
+/// In pooled mode keys and values have more blocks, of the means.
 struct HeadBuffers {
-  float* keys;          ///< [T_n][bk/16][D][16], minus the mean key in SLA2 mode; fp32 products
+  float* keys;          ///< [T_n][bk/16][D][16], minus the mean key in sparse modes; fp32 products
   float* values;        ///< [T_n][P][bk][16]; fp32 products
-  bf16_t* keys_bf16;    ///< [T_n][D/2][bk][2], minus the mean key in SLA2 mode; bf16 products
+  bf16_t* keys_bf16;    ///< [T_n][D/2][bk][2], minus the mean key in sparse modes; bf16 products
   bf16_t* values_bf16;  ///< [T_n][bk/2][P·16][2]; bf16 products
   uint8_t* keys_int8;   ///< [T_n][D/4][bk][4], minus the mean key; 8 bits
   float* key_scale;     ///< [T_n]; 8 bits
@@ -24,6 +25,8 @@ struct HeadBuffers {
   double* h_total;      ///< [P][D][16]; fp32 products
   float* h_wide_total;  ///< [D/2][P][2][16]; bf16 products
   double* z_total;      ///< [D]
+  float* mean_values;   ///< [T_n][D]; pooled mode and router vsa
+  double* likeness;     ///< [T_n] self-similarity of key blocks; router sparge
 };
 
 /// Scratch of one worker. Only the first group exists in full mode.
@@ -53,6 +56,20 @@ struct WorkerBuffers {
   double *z_rest, *z_all;  ///< [bq] φ(q)·Z and φ(q)·z over all keys
   double* routes;          ///< [route_row]
   int32_t* order;          ///< [T_n]
+
+  // Single modes and routers; null elsewhere.
+  double* line;            ///< [2][D]
+  float* q_projected;      ///< [D] q_mean through the router's matrices
+  double* identity;        ///< [route_row] scores without them
+  uint8_t* marks;          ///< [T_n]; this and the next two: rules beside top-k
+  int32_t* ranked;         ///< [T_n]
+  double* share;           ///< [T_n]
+  double* mask;            ///< [T_n] M; this and the next: a soft mask
+  double* linear_weights;  ///< [T_n] 1 - M
+  float* bias;             ///< [T_n + blocks of means][bk] base 2; a soft mask and pooled mode
+  int32_t* key_list;       ///< [T_n + blocks of means]; pooled mode
+  float* extra;            ///< as `linear`: what is added to the softmax branch; sla1 and router vsa
+  float* rows_q;           ///< [bq][D]; router vsa
 };
 
 /// Offsets into one block; the same walk counts bytes (null base) and hands out pointers.
@@ -67,12 +84,18 @@ class Workspace {
   float* bias = nullptr;            ///< [T_n][bk] key bias · log2 e, -inf where no key is; full mode
   float* tail_bias = nullptr;       ///< [bk] the same for the last block without a key bias
   double* linear_weight = nullptr;  ///< [heads][T_m] sum of 1 - a over rows; SLA2 mode
-  int32_t* all_blocks = nullptr;    ///< [T_n] 0, 1, 2 …
+  double* kept = nullptr;           ///< [heads][T_m] blocks kept, by weight; sparse modes
+  static constexpr int64_t kProbeSums = 5;
+  double* probe_sums = nullptr;      ///< [heads][T_m][5]
+  float* projection = nullptr;       ///< [P][D][16] sla1
+  float* projection_bias = nullptr;  ///< [P·16]
+  int32_t* all_blocks = nullptr;     ///< [T_n] 0, 1, 2 …
 
  private:
   class Cursor;
   void place_head(Cursor& cursor, HeadBuffers& head) const;
   void place_worker(Cursor& cursor, WorkerBuffers& worker) const;
+  void place_extras(Cursor& cursor, WorkerBuffers& worker) const;
 
   const Geometry* geometry_;
   std::byte* heads_ = nullptr;
