@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "core/core.h"
 #include "kernels/attention_ops.h"
 
 namespace {
@@ -26,24 +27,16 @@ struct Options {
 /// Operands of one query block, packed for every op.
 class Operands {
  public:
-  Operands(const Options& o, const kernels::AttentionOps& ops) : o_(o), ops_(ops), q_(normal(o.rows * o.dim)) {
-    const int64_t blocks = (o.keys + o.block_k - 1) / o.block_k, room = blocks * o.block_k;
-    k_ = normal(room * o.dim);
-    const auto v = normal(room * o.dim);
-    width_ = kernels::panels_of(o.dim) * kernels::kPanel;
-    q_bf16_.resize(q_.size());
-    q_int8_.resize(q_.size());
-    for (auto* const x : {&q_scale_, &m_, &l_}) x->resize(static_cast<size_t>(o.rows));
-    q_offset_.resize(static_cast<size_t>(o.rows));
-    keys_bf16_.resize(static_cast<size_t>(room * o.dim));
-    keys_int8_.resize(static_cast<size_t>(room * o.dim));
-    values_.resize(static_cast<size_t>(room * width_));
-    key_scale_.resize(static_cast<size_t>(blocks));
-    acc_.resize(static_cast<size_t>(o.rows * width_));
-    sums_.resize(static_cast<size_t>(o.rows * kernels::kPanel));
-    weights_.resize(static_cast<size_t>(o.rows * o.block_k));
-    tail_.assign(static_cast<size_t>(o.block_k), 0.0F);
-    for (int64_t t = o.keys - (blocks - 1) * o.block_k; t < o.block_k; ++t) tail_[static_cast<size_t>(t)] = -INFINITY;
+  Operands(const Options& o, const kernels::AttentionOps& ops)
+      : o_(o),
+        ops_(ops),
+        blocks_((o.keys + o.block_k - 1) / o.block_k),
+        width_(kernels::panels_of(o.dim) * kernels::kPanel),
+        q_(normal(o.rows * o.dim)),
+        k_(normal(blocks_ * o.block_k * o.dim)) {
+    const auto v = normal(blocks_ * o.block_k * o.dim);
+    for (int64_t t = 0; t < o.block_k; ++t)
+      tail_[static_cast<size_t>(t)] = (blocks_ - 1) * o.block_k + t < o.keys ? 0.0F : -INFINITY;
     ops.narrow_rows_bf16(q_.data(), o.rows * o.dim, q_bf16_.data());
     quantise_queries();
     pack_keys_int8();
@@ -57,7 +50,7 @@ class Operands {
   }
   void pack_keys_int8() {
     for_blocks([&](int64_t j, int64_t at, int64_t n) {
-      ops_.pack_keys_int8(k_.data() + at, n, o_.dim, o_.block_k, keys_int8_.data() + at, &key_scale_[static_cast<size_t>(j)]);
+      ops_.pack_keys_int8(k_.data() + at, n, o_.dim, o_.block_k, keys_int8_.data() + at, key_scale_.data() + j);
     });
   }
   void pack_keys_bf16() {
@@ -66,42 +59,44 @@ class Operands {
     });
   }
   void attend_bf16() {
-    ops_.attend_bf16({o_.rows, o_.dim, o_.block_k, o_.keys, q_bf16_.data(), keys_bf16_.data(), values_.data(), nullptr,
-                      static_cast<int64_t>(key_scale_.size()), nullptr, tail_.data(), scale(), m_.data(), l_.data(), acc_.data(),
-                      weights_.data(), sums_.data()});
+    ops_.attend_bf16({o_.rows, o_.dim, o_.block_k, o_.keys, q_bf16_.data(), keys_bf16_.data(), values_.data(), nullptr, blocks_,
+                      nullptr, tail_.data(), scale(), m_.data(), l_.data(), acc_.data(), weights_.data(), sums_.data()});
   }
   void attend_int8() {
-    ops_.attend_int8({o_.rows,           o_.dim,          o_.block_k,       o_.keys,
-                      q_int8_.data(),    q_scale_.data(), q_offset_.data(), keys_int8_.data(),
-                      key_scale_.data(), values_.data(),  nullptr,          static_cast<int64_t>(key_scale_.size()),
-                      nullptr,           tail_.data(),    scale(),          m_.data(),
-                      l_.data(),         acc_.data(),     weights_.data(),  sums_.data()});
+    ops_.attend_int8({o_.rows,         o_.dim,           o_.block_k,        o_.keys,           q_int8_.data(),
+                      q_scale_.data(), q_offset_.data(), keys_int8_.data(), key_scale_.data(), values_.data(),
+                      nullptr,         blocks_,          nullptr,           tail_.data(),      scale(),
+                      m_.data(),       l_.data(),        acc_.data(),       weights_.data(),   sums_.data()});
   }
 
  private:
   [[nodiscard]] float scale() const { return 1.4427F / std::sqrt(static_cast<float>(o_.dim)); }
-  std::vector<float> normal(int64_t count) {
+  AlignedBuffer<float> normal(int64_t count) {
     std::normal_distribution<float> distribution;
-    std::vector<float> values(static_cast<size_t>(count));
-    for (float& value : values) value = distribution(engine_);
+    AlignedBuffer<float> values(static_cast<size_t>(count));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = distribution(engine_);
     return values;
   }
   /// each(block, first element, keys in it)
   template <typename Each>
   void for_blocks(const Each& each) {
-    for (int64_t j = 0; j < static_cast<int64_t>(key_scale_.size()); ++j)
-      each(j, j * o_.block_k * o_.dim, std::min(o_.block_k, o_.keys - j * o_.block_k));
+    for (int64_t j = 0; j < blocks_; ++j) each(j, j * o_.block_k * o_.dim, std::min(o_.block_k, o_.keys - j * o_.block_k));
   }
+
+  static size_t size(int64_t count) { return static_cast<size_t>(count); }
 
   const Options& o_;
   const kernels::AttentionOps& ops_;
+  int64_t blocks_, width_;
   std::mt19937 engine_{1};
-  int64_t width_ = 0;
-  std::vector<float> q_, k_, q_scale_, key_scale_, tail_, m_, l_, acc_, sums_;
-  std::vector<bf16_t> q_bf16_, keys_bf16_, values_, weights_;
-  std::vector<int8_t> q_int8_;
-  std::vector<uint8_t> keys_int8_;
-  std::vector<int32_t> q_offset_;
+  // Aligned like the workspace of a plan: loads that cross cache lines cost a sixth of the speed.
+  AlignedBuffer<float> q_, k_, q_scale_{size(o_.rows)}, key_scale_{size(blocks_)}, tail_{size(o_.block_k)}, m_{size(o_.rows)},
+      l_{size(o_.rows)}, acc_{size(o_.rows * width_)}, sums_{size(o_.rows * kernels::kPanel)};
+  AlignedBuffer<bf16_t> q_bf16_{size(o_.rows * o_.dim)}, keys_bf16_{size(blocks_ * o_.block_k * o_.dim)},
+      values_{size(blocks_ * o_.block_k * width_)}, weights_{size(o_.rows * o_.block_k)};
+  AlignedBuffer<int8_t> q_int8_{size(o_.rows * o_.dim)};
+  AlignedBuffer<uint8_t> keys_int8_{size(blocks_ * o_.block_k * o_.dim)};
+  AlignedBuffer<int32_t> q_offset_{size(o_.rows)};
 };
 
 double cpu_seconds() {
