@@ -18,6 +18,9 @@ AttentionOps attention_ops(Isa isa) {
   ops.attend_int8 = ref::attend_int8;
   ops.quantise_rows_int8 = ref::quantise_rows_int8;
   ops.pack_keys_int8 = ref::pack_keys_int8;
+  ops.attend_fp8 = ref::attend_fp8;
+  ops.largest_per_channel = ref::largest_per_channel;
+  ops.pack_values_fp8 = ref::pack_values_fp8;
   if (isa < Isa::kAvx2) return ops;
   ops.panel_gemm = avx2::panel_gemm;
   ops.online_softmax = avx2::online_softmax;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// probe_attend_kernels [options]   speed of the softmax branch's ops alone: one block of queries against every key block, and
-//                                  of the passes that prepare their operands. The ops take turns; CPU time of this thread,
-//                                  median and best of --repeats. GFLOP/s count 4 · rows · keys · D.
+// probe_attend_kernels bench [options]   speed of the softmax branch's ops alone: one block of queries against every key block,
+//                                        and of the passes that prepare their operands. The ops take turns; CPU time of this
+//                                        thread, median and best of --repeats. GFLOP/s count 4 · rows · keys · D.
+// probe_attend_kernels e4m3 IN OUT       IN: x [n] fp32; OUT: code [n] (0 to 255, as fp32), value [256] of every code
 #include <algorithm>
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -11,8 +12,10 @@
 #include <string>
 #include <vector>
 
+#include "../probe_io.h"
 #include "core/core.h"
 #include "kernels/attention_ops.h"
+#include "kernels/e4m3.h"
 
 namespace {
 
@@ -106,7 +109,10 @@ double cpu_seconds() {
 }
 
 void bench(const Options& o) {
-  const kernels::AttentionOps ops = kernels::attention_ops(o.isa == "scalar" ? Isa::kScalar : active_isa());
+  Isa isa = active_isa();
+  for (const Isa lower : {Isa::kScalar, Isa::kAvx2})
+    if (o.isa == isa_name(lower)) isa = std::min(isa, lower);
+  const kernels::AttentionOps ops = kernels::attention_ops(isa);
   Operands x(o, ops);
   const double dense = 4.0 * static_cast<double>(o.rows * o.keys * o.dim);
   const double key_bytes = static_cast<double>(o.keys * o.dim) * sizeof(float),
@@ -135,18 +141,37 @@ void bench(const Options& o) {
   }
 }
 
+void encode(const std::string& input, const std::string& output) {
+  const auto x = probe::read_tensor(*weights::SafetensorsFile::open(input), "x");
+  std::vector<float> codes, values;
+  for (const float number : x) codes.push_back(kernels::f32_to_e4m3(number));
+  for (int code = 0; code < 256; ++code) values.push_back(f8e4m3_to_f32(static_cast<uint8_t>(code)));
+  probe::write_tensors(output, {{"code", {static_cast<int64_t>(codes.size())}, codes}, {"value", {256}, values}});
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("speed of attention's ops");
+  CLI::App app("attention's ops");
+  app.require_subcommand(1);
   Options o;
-  app.add_option("--rows", o.rows);
-  app.add_option("--keys", o.keys);
-  app.add_option("--dim", o.dim);
-  app.add_option("--block-k", o.block_k);
-  app.add_option("--repeats", o.repeats);
-  app.add_option("--isa", o.isa, "best or scalar");
+  CLI::App* const time = app.add_subcommand("bench");
+  time->add_option("--rows", o.rows);
+  time->add_option("--keys", o.keys);
+  time->add_option("--dim", o.dim);
+  time->add_option("--block-k", o.block_k);
+  time->add_option("--repeats", o.repeats);
+  time->add_option("--isa", o.isa, "best, avx2 or scalar");
+  std::string input, output;
+  CLI::App* const e4m3 = app.add_subcommand("e4m3");
+  e4m3->add_option("input", input)->required();
+  e4m3->add_option("output", output)->required();
   CLI11_PARSE(app, argc, argv);
-  bench(o);
+  try {
+    e4m3->parsed() ? encode(input, output) : bench(o);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
   return 0;
 }
