@@ -3,5 +3,5 @@
 list(APPEND KERNEL_SOURCES attention_ops.cpp ref/block_gather.cpp ref/merge_rows.cpp ref/top_blocks.cpp ref/panel_gemm.cpp ref/attend_bf16.cpp
      ref/attend_int8.cpp ref/attend_fp8.cpp ref/online_softmax.cpp ref/feature_map.cpp ref/route_scores.cpp ref/block_sum.cpp)
 list(APPEND KERNEL_AVX2_SOURCES cpu/panel_gemm.cpp cpu/online_softmax.cpp cpu/feature_map.cpp cpu/route_scores.cpp
-     cpu/block_sum.cpp)
+     cpu/block_sum.cpp cpu/attend_int8_avx2.cpp)
 list(APPEND KERNEL_AVX512_BF16_SOURCES cpu/attend_bf16.cpp cpu/attend_int8.cpp)

@@ -28,6 +28,7 @@ AttentionOps attention_ops(Isa isa) {
   ops.feature_map = avx2::feature_map;
   ops.route_scores = avx2::route_scores;
   ops.block_sum = avx2::block_sum;
+  ops.attend_int8 = avx2::attend_int8;
   if (isa < Isa::kAvx512Bf16) return ops;
   ops.attend_bf16 = avx512_bf16::attend_bf16;
   ops.pack_keys_bf16 = avx512_bf16::pack_keys_bf16;
