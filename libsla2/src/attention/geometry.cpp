@@ -68,6 +68,7 @@ Geometry make_geometry(const Config& c, Isa isa) {
   g.config = c;
   g.scale = c.softmax_scale > 0 ? c.softmax_scale : 1.0 / std::sqrt(static_cast<double>(c.head_dim));
   g.int8 = c.bits == 8 && isa >= Isa::kAvx512Bf16;
+  g.fp8 = g.int8 && c.fp8_values;
   g.bf16 = g.int8 || (c.products == DType::kBF16 && isa >= Isa::kAvx512Bf16);
   g.dim = c.head_dim;
   g.panels = kernels::panels_of(g.dim);

@@ -11,6 +11,7 @@ struct Geometry {
   Config config;
   bool bf16 = false;        ///< products in bf16: the packed arrays are
   bool int8 = false;        ///< Q·Kᵀ in 8 bits; then bf16 is set too, for all other products
+  bool fp8 = false;         ///< with int8: P·V as GPUs compute it in FP8
   Mode mode = Mode::kFull;  ///< what runs: SLA2 with every block kept is the full path
   double scale = 0;         ///< softmax scale, never 0
   int64_t block_q = 0, block_k = 0;
