@@ -186,6 +186,7 @@ Geometry make_geometry(const Config& c, Isa isa) {
   if (c.kv_heads == 0) g.config.kv_heads = c.heads;
   g.scale = c.softmax_scale > 0 ? c.softmax_scale : 1.0 / std::sqrt(static_cast<double>(c.head_dim));
   g.int8 = c.bits == 8 && isa >= Isa::kAvx512Bf16;
+  g.fp8 = g.int8 && c.fp8_values;
   g.bf16 = g.int8 || (c.products == DType::kBF16 && isa >= Isa::kAvx512Bf16);
   g.dim = c.head_dim;
   g.panels = kernels::panels_of(g.dim);
@@ -202,7 +203,7 @@ Geometry make_geometry(const Config& c, Isa isa) {
     g.max_kept = kept.most;
     if (falls_back(g, kept.least)) set_mode(g, Mode::kFull), g.max_kept = g.key_blocks;
   }
-  if (g.soft) g.int8 = g.bf16 = false;  // a soft mask is for training: its weights are summed in fp32
+  if (g.soft) g.int8 = g.bf16 = g.fp8 = false;  // a soft mask is for training: its weights are summed in fp32
   if (g.mode == Mode::kLinearOnly) g.max_kept = 0;
   if (g.mode == Mode::kFull) set_blocks(g, kFullBlockQ, kFullBlockK);
   if (g.pooled) g.mean_blocks = ceil_div(g.key_blocks, g.block_k);

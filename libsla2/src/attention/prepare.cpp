@@ -21,12 +21,31 @@ void load_keys(const Call& call, int64_t head, int64_t block, float* rows) {
                      1.0F, rows);
 }
 
-/// Values of a block, packed for both branches. `rows` is scratch.
-void pack_value_block(const Call& call, const HeadBuffers& head, int64_t head_index, int64_t block, float* rows) {
+void load_values(const Call& call, int64_t head, int64_t block, float* rows) {
   const Geometry& g = call.geometry;
+  call.ops.load_rows(rows_of(call.in.v, call.first_head + head, g.config.kv_heads), block * g.block_k, g.key_rows(block), g.dim,
+                     1.0F, rows);
+}
+
+/// FP8 values: their scales per channel, from all blocks.
+void scale_values(const Call& call, int64_t head_index, const WorkerBuffers& w) {
+  const Geometry& g = call.geometry;
+  const HeadBuffers head = call.workspace.head(head_index);
+  for (int64_t c = 0; c < g.dim; ++c) head.largest_value[c] = 0;
+  for (int64_t block = 0; block < g.key_blocks; ++block) {
+    load_values(call, head_index, block, w.rows);
+    call.ops.largest_per_channel(w.rows, g.key_rows(block), g.dim, head.largest_value);
+  }
+  call.ops.pack_values_fp8(w.rows, 0, g.dim, g.block_k, head.largest_value, head.values_fp8, head.value_scale);
+}
+
+/// Values of a block, packed for both branches.
+void pack_value_block(const Call& call, const HeadBuffers& head, int64_t head_index, int64_t block, const WorkerBuffers& w) {
+  const Geometry& g = call.geometry;
+  float* const rows = w.rows;
   const int64_t n = g.key_rows(block), at = block * g.panels * g.block_k * kPanel;
-  call.ops.load_rows(rows_of(call.in.v, call.first_head + head_index, g.config.kv_heads), block * g.block_k, n, g.dim, 1.0F,
-                     rows);
+  load_values(call, head_index, block, rows);
+  if (g.fp8) call.ops.pack_values_fp8(rows, n, g.dim, g.block_k, head.largest_value, head.values_fp8 + at, w.value_scale);
   if (g.bf16) {
     call.ops.pack_values_bf16(rows, n, g.dim, g.block_k, head.values_bf16 + at);
   } else {
@@ -95,7 +114,7 @@ void add_state_bf16(const Call& call, const HeadBuffers& head, int64_t block, co
 void prepare_block(const Call& call, int64_t head_index, int64_t block, const WorkerBuffers& w) {
   const Geometry& g = call.geometry;
   const HeadBuffers head = call.workspace.head(head_index);
-  pack_value_block(call, head, head_index, block, w.rows);
+  pack_value_block(call, head, head_index, block, w);
   pack_key_block(call, head, head_index, block, w.rows);
   if (!g.linear) return;
   if (!g.config.smooth_k) load_keys(call, head_index, block, w.rows);
@@ -164,6 +183,7 @@ void prepare_group(const Call& call) {
   }
   if (g.config.router == Router::kSparge && g.routed) for_group(call, g.key_blocks, find_likeness);
   if (call.route_only) return;
+  if (g.fp8) for_group(call, 1, [](const Call& c, int64_t head, int64_t, const WorkerBuffers& w) { scale_values(c, head, w); });
   for_group(call, g.key_blocks, prepare_block);
   if (g.pools_values()) for_group(call, g.key_blocks, pool_values);
   if (g.pooled) for_group(call, g.mean_blocks, pack_mean_block);

@@ -44,6 +44,8 @@ void pack_mean_block(const Call& call, int64_t key_head, int64_t mean_block, con
   } else {
     kernels::pack_keys(w.rows, n, g.dim, g.block_k, head.keys + keys_at);
   }
+  if (g.fp8)  // no mean is larger than the largest value its scale was made for
+    call.ops.pack_values_fp8(values, n, g.dim, g.block_k, head.largest_value, head.values_fp8 + values_at, w.value_scale);
   if (g.bf16) {
     call.ops.pack_values_bf16(values, n, g.dim, g.block_k, head.values_bf16 + values_at);
   } else {

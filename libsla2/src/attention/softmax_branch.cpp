@@ -52,26 +52,31 @@ void softmax_branch_bf16(const Call& call, const HeadBuffers& head, int64_t n, c
 void softmax_branch_int8(const Call& call, const HeadBuffers& head, int64_t n, const Keys& keys, const WorkerBuffers& w) {
   const Geometry& g = call.geometry;
   call.ops.quantise_rows_int8(w.q, n, g.dim, w.q_int8, w.q_scale, w.q_offset);
-  call.ops.attend_int8({n,
-                        g.dim,
-                        g.block_k,
-                        keys.tokens,
-                        w.q_int8,
-                        w.q_scale,
-                        w.q_offset,
-                        head.keys_int8,
-                        head.key_scale,
-                        head.values_bf16,
-                        keys.blocks.index,
-                        keys.blocks.count,
-                        keys.bias,
-                        call.workspace.tail_bias,
-                        static_cast<float>(g.scale * kLog2E),
-                        w.m,
-                        w.l,
-                        w.acc,
-                        w.weights_bf16,
-                        w.sums});
+  const kernels::AttendInt8 args{n,
+                                 g.dim,
+                                 g.block_k,
+                                 keys.tokens,
+                                 w.q_int8,
+                                 w.q_scale,
+                                 w.q_offset,
+                                 head.keys_int8,
+                                 head.key_scale,
+                                 head.values_bf16,
+                                 keys.blocks.index,
+                                 keys.blocks.count,
+                                 keys.bias,
+                                 call.workspace.tail_bias,
+                                 static_cast<float>(g.scale * kLog2E),
+                                 w.m,
+                                 w.l,
+                                 w.acc,
+                                 w.weights_bf16,
+                                 w.sums};
+  if (g.fp8) {
+    call.ops.attend_fp8({args, head.values_fp8, head.value_scale, kernels::Fp8Sums::kTwoLevel});
+  } else {
+    call.ops.attend_int8(args);
+  }
 }
 
 }  // namespace

@@ -40,6 +40,11 @@ void Workspace::place_head(Cursor& cursor, HeadBuffers& head) const {
     cursor.take(head.keys, keys * g.dim);
   }
   g.bf16 ? cursor.take(head.values_bf16, keys * width) : cursor.take(head.values, keys * width);
+  if (g.fp8) {
+    cursor.take(head.values_fp8, keys * width);
+    cursor.take(head.value_scale, width);
+    cursor.take(head.largest_value, g.dim);
+  }
   if (g.centred()) {
     cursor.take(head.means, g.dim * g.route_row);
     cursor.take(head.shift, g.dim);
@@ -70,6 +75,7 @@ void Workspace::place_worker(Cursor& cursor, WorkerBuffers& worker) const {
       cursor.take(worker.q_int8, g.block_q * g.dim);
       cursor.take(worker.q_scale, g.block_q);
       cursor.take(worker.q_offset, g.block_q);
+      if (g.fp8) cursor.take(worker.value_scale, g.panels * kPanel);
     } else {
       cursor.take(worker.q_bf16, g.block_q * g.dim);
     }

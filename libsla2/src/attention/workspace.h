@@ -11,22 +11,25 @@ namespace sla2::attention {
 /// What the query blocks that share a key head read. Only keys and values exist in full mode; h and z with a linear branch.
 /// In pooled mode keys and values have more blocks, of the means.
 struct HeadBuffers {
-  float* keys;          ///< [T_n][bk/16][D][16], minus the mean key in sparse modes; fp32 products
-  float* values;        ///< [T_n][P][bk][16]; fp32 products
-  bf16_t* keys_bf16;    ///< [T_n][D/2][bk][2], minus the mean key in sparse modes; bf16 products
-  bf16_t* values_bf16;  ///< [T_n][bk/2][P·16][2]; bf16 products
-  uint8_t* keys_int8;   ///< [T_n][D/4][bk][4], minus the mean key; 8 bits
-  float* key_scale;     ///< [T_n]; 8 bits
-  float* means;         ///< [D][route_row] block means of keys, minus the mean key
-  float* shift;         ///< [D] mean key
-  float* h;             ///< [T_n][P][D][16] h_j = φ(K_j)ᵀ V_j; fp32 products
-  bf16_t* h_bf16;       ///< [T_n][D/2][P·16][2]; bf16 products
-  float* z;             ///< [T_n][D] z_j = column sums of φ(K_j)
-  double* h_total;      ///< [P][D][16]; fp32 products
-  float* h_wide_total;  ///< [D/2][P][2][16]; bf16 products
-  double* z_total;      ///< [D]
-  float* mean_values;   ///< [T_n][D]; pooled mode and router vsa
-  double* likeness;     ///< [T_n] self-similarity of key blocks; router sparge
+  float* keys;           ///< [T_n][bk/16][D][16], minus the mean key in sparse modes; fp32 products
+  float* values;         ///< [T_n][P][bk][16]; fp32 products
+  bf16_t* keys_bf16;     ///< [T_n][D/2][bk][2], minus the mean key in sparse modes; bf16 products
+  bf16_t* values_bf16;   ///< [T_n][bk/2][P·16][2]; bf16 products
+  uint8_t* keys_int8;    ///< [T_n][D/4][bk][4], minus the mean key; 8 bits
+  float* key_scale;      ///< [T_n]; 8 bits
+  uint8_t* values_fp8;   ///< [T_n][bk][P·16]; this and the next two: FP8 values
+  float* value_scale;    ///< [P·16]
+  float* largest_value;  ///< [D]
+  float* means;          ///< [D][route_row] block means of keys, minus the mean key
+  float* shift;          ///< [D] mean key
+  float* h;              ///< [T_n][P][D][16] h_j = φ(K_j)ᵀ V_j; fp32 products
+  bf16_t* h_bf16;        ///< [T_n][D/2][P·16][2]; bf16 products
+  float* z;              ///< [T_n][D] z_j = column sums of φ(K_j)
+  double* h_total;       ///< [P][D][16]; fp32 products
+  float* h_wide_total;   ///< [D/2][P][2][16]; bf16 products
+  double* z_total;       ///< [D]
+  float* mean_values;    ///< [T_n][D]; pooled mode and router vsa
+  double* likeness;      ///< [T_n] self-similarity of key blocks; router sparge
 };
 
 /// Scratch of one worker. Only the first group exists in full mode.
@@ -42,6 +45,7 @@ struct WorkerBuffers {
   int8_t* q_int8;                     ///< [bq][D]; this and the next two: 8 bits
   float* q_scale;                     ///< [bq]
   int32_t* q_offset;                  ///< [bq]
+  float* value_scale;                 ///< [P·16] written again by each block packed; FP8 values
 
   float* q_phi;            ///< [bq][D]; fp32 products
   float* q_mean;           ///< [D]

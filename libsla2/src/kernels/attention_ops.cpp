@@ -28,6 +28,9 @@ AttentionOps attention_ops(Isa isa) {
   ops.attend_int8 = ref::attend_int8;
   ops.quantise_rows_int8 = ref::quantise_rows_int8;
   ops.pack_keys_int8 = ref::pack_keys_int8;
+  ops.attend_fp8 = ref::attend_fp8;
+  ops.largest_per_channel = ref::largest_per_channel;
+  ops.pack_values_fp8 = ref::pack_values_fp8;
   if (isa < Isa::kAvx2) return ops;
   ops.panel_gemm = avx2::panel_gemm;
   ops.online_softmax = avx2::online_softmax;
@@ -39,6 +42,7 @@ AttentionOps attention_ops(Isa isa) {
   ops.mean_rows = avx2::mean_rows;
   ops.merge_rows = avx2::merge_rows;
   ops.block_sum = avx2::block_sum;
+  ops.attend_int8 = avx2::attend_int8;
   if (isa < Isa::kAvx512) return ops;
   ops.route_scores = avx512::route_scores;
   ops.load_rows = avx512::load_rows;

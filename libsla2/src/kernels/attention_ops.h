@@ -4,6 +4,7 @@
 #pragma once
 #include "core/caps.h"
 #include "kernels/attend_bf16.h"
+#include "kernels/attend_fp8.h"
 #include "kernels/attend_int8.h"
 #include "kernels/block_gather.h"
 #include "kernels/block_sum.h"
@@ -40,6 +41,9 @@ struct AttentionOps {
   AttendInt8Op attend_int8;
   QuantiseRowsInt8 quantise_rows_int8;
   PackKeysInt8 pack_keys_int8;
+  AttendFp8Op attend_fp8;
+  LargestPerChannel largest_per_channel;
+  PackValuesFp8 pack_values_fp8;
 };
 
 /// The best version of every op that runs on `isa`.

@@ -7,50 +7,26 @@
 namespace sla2::kernels::avx512_bf16 {
 namespace {
 
-using Bf16Tile = Tile<AttendBf16>;
-
-/// S = Q·Kᵀ of rows_count x 16·vecs, then weights 2^(scale · S (+ bias) - m) in bf16 and their sums.
-template <int rows_count, int vecs, bool biased>
-void weigh(const Bf16Tile& tile, int64_t row, const bf16_t* keys, const float* bias, bf16_t* weights) {
-  const AttendBf16& a = tile.a;
-  const int64_t dim = a.dim, line = 2 * a.block_k;
-  const bf16_t* const q = a.q + row * dim;
-  Vec s[rows_count][vecs];
+struct Bf16Products {
+  using Sum = Vec;
+  static int64_t lines(int64_t dim) { return dim / 2; }
+  template <int rows_count, int vecs>
+  static void start(const AttendBf16&, int64_t, Sum (&s)[rows_count][vecs]) {
 #pragma GCC unroll 8
-  for (int r = 0; r < rows_count; ++r)
+    for (int r = 0; r < rows_count; ++r)
 #pragma GCC unroll 8
-    for (int v = 0; v < vecs; ++v) s[r][v] = _mm512_setzero_ps();
-  for (int64_t c = 0; c < dim; c += 2, keys += line) {
-    Pairs b[vecs];
-#pragma GCC unroll 8
-    for (int v = 0; v < vecs; ++v) b[v] = load_pairs(keys + v * 2 * kLanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < rows_count; ++r) {
-      const Pairs x = reinterpret_cast<Pairs>(broadcast_32(q + r * dim + c));
-#pragma GCC unroll 8
-      for (int v = 0; v < vecs; ++v) s[r][v] = _mm512_dpbf16_ps(s[r][v], x, b[v]);
-    }
+      for (int v = 0; v < vecs; ++v) s[r][v] = _mm512_setzero_ps();
   }
-  const Vec scale = _mm512_set1_ps(a.scale);
-#pragma GCC unroll 8
-  for (int r = 0; r < rows_count; ++r) weigh_row<vecs, biased>(tile, row + r, s[r], scale, bias, weights + (row + r) * a.block_k);
-}
-
-using Weigh = void (*)(const Bf16Tile&, int64_t, const bf16_t*, const float*, bf16_t*);
-constexpr Weigh kWeigh[kVecs][2][kRows] = {{SLA2_ROW_COUNTS(weigh, 1, false), SLA2_ROW_COUNTS(weigh, 1, true)},
-                                           {SLA2_ROW_COUNTS(weigh, 2, false), SLA2_ROW_COUNTS(weigh, 2, true)},
-                                           {SLA2_ROW_COUNTS(weigh, 3, false), SLA2_ROW_COUNTS(weigh, 3, true)},
-                                           {SLA2_ROW_COUNTS(weigh, 4, false), SLA2_ROW_COUNTS(weigh, 4, true)}};
+  static Sum add(Sum s, __m512i q, __m512i k) {
+    return _mm512_dpbf16_ps(s, reinterpret_cast<Pairs>(q), reinterpret_cast<Pairs>(k));
+  }
+  static Vec numbers(Sum s) { return s; }
+  static float scale(const AttendBf16& a, int64_t, int64_t) { return a.scale; }
+};
 
 }  // namespace
 
-void attend_bf16(const AttendBf16& a) {
-  attend_blocks(a, [&a](const Bf16Tile& tile, int64_t j, int64_t t, int64_t vecs, const float* bias) {
-    const Weigh* const rows = kWeigh[vecs - 1][bias != nullptr];
-    const bf16_t* const keys = a.key_blocks + j * a.block_k * a.dim + 2 * t;
-    for (int64_t r = 0; r < a.rows; r += kRows) rows[least(kRows, a.rows - r) - 1](tile, r, keys, bias, a.weights);
-  });
-}
+void attend_bf16(const AttendBf16& a) { attend<Bf16Products>(a); }
 
 void narrow_rows_bf16(const float* rows, int64_t count, bf16_t* out) {
   int64_t i = 0;

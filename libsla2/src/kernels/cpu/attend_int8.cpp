@@ -7,45 +7,24 @@
 namespace sla2::kernels::avx512_bf16 {
 namespace {
 
-using Int8Tile = Tile<AttendInt8>;
-
-/// S = Q·Kᵀ of rows_count x 16·vecs in integers, then weights. `keys`: column 0 of the tile.
-template <int rows_count, int vecs, bool biased>
-void weigh(const Int8Tile& tile, int64_t row, const uint8_t* keys, float key_scale, const float* bias, bf16_t* weights) {
-  const AttendInt8& a = tile.a;
-  const int64_t dim = a.dim, line = 4 * a.block_k;
-  const int8_t* const q = a.q + row * dim;
-  __m512i s[rows_count][vecs];
+struct Int8Products {
+  using Sum = __m512i;
+  static int64_t lines(int64_t dim) { return dim / 4; }
+  template <int rows_count, int vecs>
+  static void start(const AttendInt8& a, int64_t row, Sum (&s)[rows_count][vecs]) {
 #pragma GCC unroll 8
-  for (int r = 0; r < rows_count; ++r)
+    for (int r = 0; r < rows_count; ++r)
 #pragma GCC unroll 8
-    for (int v = 0; v < vecs; ++v) s[r][v] = _mm512_set1_epi32(a.q_offset[row + r]);
-  for (int64_t c = 0; c < dim; c += 4, keys += line) {
-    __m512i b[vecs];
-#pragma GCC unroll 8
-    for (int v = 0; v < vecs; ++v) b[v] = _mm512_loadu_si512(keys + v * 4 * kLanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < rows_count; ++r) {
-      const __m512i x = broadcast_32(q + r * dim + c);
-#pragma GCC unroll 8
-      for (int v = 0; v < vecs; ++v) s[r][v] = _mm512_dpbusd_epi32(s[r][v], b[v], x);
-    }
+      for (int v = 0; v < vecs; ++v) s[r][v] = _mm512_set1_epi32(a.q_offset[row + r]);
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < rows_count; ++r) {
-    Vec logits[vecs];
-#pragma GCC unroll 8
-    for (int v = 0; v < vecs; ++v) logits[v] = _mm512_cvtepi32_ps(s[r][v]);
-    const Vec scale = _mm512_set1_ps(a.scale * a.q_scale[row + r] * key_scale);
-    weigh_row<vecs, biased>(tile, row + r, logits, scale, bias, weights + (row + r) * a.block_k);
+  /// Four products of unsigned k and signed q per lane. Written out, because GCC 12 copies every sum around its intrinsic.
+  static Sum add(Sum s, __m512i q, __m512i k) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(k), "v"(q));
+    return s;
   }
-}
-
-using Weigh = void (*)(const Int8Tile&, int64_t, const uint8_t*, float, const float*, bf16_t*);
-constexpr Weigh kWeigh[kVecs][2][kRows] = {{SLA2_ROW_COUNTS(weigh, 1, false), SLA2_ROW_COUNTS(weigh, 1, true)},
-                                           {SLA2_ROW_COUNTS(weigh, 2, false), SLA2_ROW_COUNTS(weigh, 2, true)},
-                                           {SLA2_ROW_COUNTS(weigh, 3, false), SLA2_ROW_COUNTS(weigh, 3, true)},
-                                           {SLA2_ROW_COUNTS(weigh, 4, false), SLA2_ROW_COUNTS(weigh, 4, true)}};
+  static Vec numbers(Sum s) { return _mm512_cvtepi32_ps(s); }
+  static float scale(const AttendInt8& a, int64_t row, int64_t block) { return a.scale * a.q_scale[row] * a.key_scale[block]; }
+};
 
 /// Largest magnitude among what is finite, and one bit per lane position that held something else.
 struct Magnitude {
@@ -77,14 +56,7 @@ inline __m512i steps_of(Vec x, Vec steps) { return _mm512_cvtps_epi32(_mm512_mas
 
 }  // namespace
 
-void attend_int8(const AttendInt8& a) {
-  attend_blocks(a, [&a](const Int8Tile& tile, int64_t j, int64_t t, int64_t vecs, const float* bias) {
-    const Weigh* const rows = kWeigh[vecs - 1][bias != nullptr];
-    const uint8_t* const keys = a.key_blocks + j * a.block_k * a.dim + 4 * t;
-    for (int64_t r = 0; r < a.rows; r += kRows)
-      rows[least(kRows, a.rows - r) - 1](tile, r, keys, a.key_scale[j], bias, a.weights);
-  });
-}
+void attend_int8(const AttendInt8& a) { attend<Int8Products>(a); }
 
 void quantise_rows_int8(const float* rows, int64_t n, int64_t dim, int8_t* out, float* scale, int32_t* offset) {
   Vec top = _mm512_setzero_ps();

@@ -7,11 +7,13 @@
 #include <limits>
 
 #include "kernels/panel_gemm.h"
+#include "kernels/ref/int8_logits.h"
 
 namespace sla2::kernels::ref {
 namespace {
 
 constexpr float kNone = -std::numeric_limits<float>::infinity(), kNaN = std::numeric_limits<float>::quiet_NaN();
+constexpr int64_t kMaxBlock = 128;
 constexpr int32_t kShift = 128;  // keys are stored plus this
 constexpr float kSteps = 127, kLeast = 1e-35F;
 
@@ -21,29 +23,6 @@ int32_t key_at(const AttendInt8& a, int64_t block, int64_t key, int64_t channel)
 float value_at(const AttendInt8& a, int64_t block, int64_t key, int64_t channel) {
   const int64_t width = panels_of(a.dim) * kPanel;
   return bf16_to_f32(a.value_blocks[((block * a.block_k + key) / 2 * width + channel) * 2 + key % 2]);
-}
-
-/// One row against one key block: logits, the new maximum, weights, sums. The state moves along.
-void attend_row(const AttendInt8& a, int64_t row, int64_t block, int64_t keys, const float* bias, float* acc) {
-  constexpr int64_t kMaxBlock = 128;
-  float logits[kMaxBlock];
-  float top = a.m[row];
-  const float scale = a.scale * a.q_scale[row] * a.key_scale[block];
-  for (int64_t t = 0; t < keys; ++t) {
-    int32_t sum = 0;
-    for (int64_t c = 0; c < a.dim; ++c) sum += a.q[row * a.dim + c] * key_at(a, block, t, c);
-    logits[t] = static_cast<float>(sum) * scale + (bias == nullptr ? 0.0F : bias[t]);
-    top = std::max(top, logits[t]);
-  }
-  const float factor = top == a.m[row] ? 1.0F : std::exp2(a.m[row] - top);
-  a.m[row] = top;
-  a.l[row] *= factor;
-  for (int64_t c = 0; c < a.dim; ++c) acc[c] *= factor;
-  for (int64_t t = 0; t < keys; ++t) {
-    const float weight = bf16_to_f32(f32_to_bf16(std::exp2(logits[t] - (top == kNone ? 0.0F : top))));
-    a.l[row] += weight;
-    for (int64_t c = 0; c < a.dim; ++c) acc[c] += weight * value_at(a, block, t, c);
-  }
 }
 
 /// Largest magnitude among what is finite in `count` numbers.
@@ -64,18 +43,38 @@ int32_t steps_of(float x, float top) {
 
 }  // namespace
 
+float int8_logits(const AttendInt8& a, int64_t row, int64_t block, int64_t keys, float* logits) {
+  const float* const bias = a.bias == nullptr ? nullptr : a.bias + block * a.block_k;
+  const float scale = a.scale * a.q_scale[row] * a.key_scale[block];
+  float top = a.m[row];
+  for (int64_t t = 0; t < keys; ++t) {
+    int32_t sum = 0;
+    for (int64_t c = 0; c < a.dim; ++c) sum += a.q[row * a.dim + c] * key_at(a, block, t, c);
+    logits[t] = static_cast<float>(sum) * scale + (bias == nullptr ? 0.0F : bias[t]);
+    top = std::max(top, logits[t]);
+  }
+  return top;
+}
+
+float move_maximum(const AttendInt8& a, int64_t row, float top, int64_t acc_row) {
+  const float factor = top == a.m[row] ? 1.0F : std::exp2(a.m[row] - top);
+  a.m[row] = top;
+  a.l[row] *= factor;
+  for (int64_t c = 0; c < acc_row; ++c) a.acc[row * acc_row + c] *= factor;
+  return top == kNone ? 0.0F : top;
+}
+
 void attend_int8(const AttendInt8& a) {
   const int64_t width = panels_of(a.dim) * kPanel;
-  std::fill_n(a.acc, a.rows * width, 0.0F);
-  for (int64_t row = 0; row < a.rows; ++row) {
-    a.m[row] = kNone;
-    a.l[row] = 0;
-    for (int64_t i = 0; i < a.count; ++i) {
-      const int64_t block = a.list == nullptr ? i : a.list[i];
-      const float* const bias = a.bias == nullptr ? nullptr : a.bias + block * a.block_k;
-      attend_row(a, row, block, std::min(a.block_k, a.keys - block * a.block_k), bias, a.acc + row * width);
+  for_each_row_and_block(a, width, [&](int64_t row, int64_t block, int64_t keys) {
+    float logits[kMaxBlock];
+    const float origin = move_maximum(a, row, int8_logits(a, row, block, keys, logits), width);
+    for (int64_t t = 0; t < keys; ++t) {
+      const float weight = bf16_to_f32(f32_to_bf16(std::exp2(logits[t] - origin)));
+      a.l[row] += weight;
+      for (int64_t c = 0; c < a.dim; ++c) a.acc[row * width + c] += weight * value_at(a, block, t, c);
     }
-  }
+  });
 }
 
 void quantise_rows_int8(const float* rows, int64_t n, int64_t dim, int8_t* out, float* scale, int32_t* offset) {
