@@ -4,6 +4,7 @@
 #include <map>
 
 #include "fill.h"
+#include "gradients.h"
 
 namespace sla2::check {
 namespace {
@@ -121,6 +122,14 @@ std::vector<Finding> check_case(const Case& c, const Settings& settings) {
   };
   if (c.expect == Expect::kRefused) {
     for (const Isa isa : settings.isas) keep(check_refusal(c, isa), isa_name(isa));
+    return findings;
+  }
+  if (c.direction == Direction::kBackward) {
+    GradientSubject subject(c);
+    for (const Isa isa : settings.isas) {
+      const Verdict v = check_gradients(subject, settings.threads, isa);
+      keep({v.status, "", "", "", v.reason, v.share}, isa_name(isa));
+    }
     return findings;
   }
   const std::string missing = Subject::missing(c);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention/backward.h"
 #include "attention/forward.h"
 
 namespace sla2::attention {
@@ -36,7 +37,8 @@ class CpuPlan final : public Plan {
       : geometry_(make_geometry(config, isa)),
         ops_(kernels::attention_ops(isa)),
         slots_(std::max(physical_threads(), thread_count())),
-        bytes_(Workspace(geometry_, slots_, nullptr).bytes()) {
+        bytes_(Workspace(geometry_, slots_, nullptr).bytes()),
+        backward_(config, isa, slots_) {
     const int64_t pairs = geometry_.heads * geometry_.query_blocks;
     stats_.mode_used = geometry_.mode;
     stats_.blocks_kept = pairs * geometry_.kept;
@@ -51,9 +53,12 @@ class CpuPlan final : public Plan {
   [[nodiscard]] int64_t query_blocks() const noexcept override { return geometry_.query_blocks; }
   [[nodiscard]] int64_t key_blocks() const noexcept override { return geometry_.key_blocks; }
   [[nodiscard]] int64_t max_kept() const noexcept override { return geometry_.kept; }
-  [[nodiscard]] uint64_t backward_workspace_bytes() const noexcept override { return 0; }
+  [[nodiscard]] uint64_t backward_workspace_bytes() const noexcept override { return backward_.workspace_bytes(); }
   void route(const Forward&, void*) override { fail(SLA2_E_UNSUPPORTED, "attention: route alone is not built yet"); }
-  void backward(const Backward&, void*) override { fail(SLA2_E_UNSUPPORTED, "attention: backward is not built yet"); }
+  void backward(const Backward& in, void* workspace) override {
+    const ThreadLimit limit(slots_);
+    backward_.run(in, workspace);
+  }
 
   using Plan::forward;
   void forward(const Forward& in, void* workspace) override {
@@ -95,6 +100,7 @@ class CpuPlan final : public Plan {
   kernels::AttentionOps ops_;
   int slots_;
   uint64_t bytes_;
+  BackwardPlan backward_;
   Stats stats_;
 };
 

@@ -5,3 +5,7 @@ list(APPEND KERNEL_SOURCES attention_ops.cpp ref/block_gather.cpp ref/merge_rows
 list(APPEND KERNEL_AVX2_SOURCES cpu/panel_gemm.cpp cpu/online_softmax.cpp cpu/feature_map.cpp cpu/route_scores.cpp
      cpu/block_sum.cpp)
 list(APPEND KERNEL_AVX512_BF16_SOURCES cpu/attend_bf16.cpp)
+# backward
+list(APPEND KERNEL_SOURCES ref/softmax_gradient.cpp ref/gemm_bf16.cpp)
+list(APPEND KERNEL_AVX2_SOURCES cpu/softmax_gradient.cpp)
+list(APPEND KERNEL_AVX512_BF16_SOURCES cpu/gemm_bf16.cpp cpu/softmax_gradient_bf16.cpp)

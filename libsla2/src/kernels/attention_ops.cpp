@@ -15,6 +15,9 @@ AttentionOps attention_ops(Isa isa) {
   ops.pack_keys_bf16 = ref::pack_keys_bf16;
   ops.pack_values_bf16 = ref::pack_values_bf16;
   ops.narrow_rows_bf16 = ref::narrow_rows_bf16;
+  ops.softmax_gradient = ref::softmax_gradient;
+  ops.softmax_gradient_bf16 = ref::softmax_gradient_bf16;
+  ops.gemm_bf16 = ref::gemm_bf16;
   if (isa < Isa::kAvx2) return ops;
   ops.panel_gemm = avx2::panel_gemm;
   ops.online_softmax = avx2::online_softmax;
@@ -22,11 +25,14 @@ AttentionOps attention_ops(Isa isa) {
   ops.feature_map = avx2::feature_map;
   ops.route_scores = avx2::route_scores;
   ops.block_sum = avx2::block_sum;
+  ops.softmax_gradient = avx2::softmax_gradient;
   if (isa < Isa::kAvx512Bf16) return ops;
   ops.attend_bf16 = avx512_bf16::attend_bf16;
   ops.pack_keys_bf16 = avx512_bf16::pack_keys_bf16;
   ops.pack_values_bf16 = avx512_bf16::pack_values_bf16;
   ops.narrow_rows_bf16 = avx512_bf16::narrow_rows_bf16;
+  ops.softmax_gradient_bf16 = avx512_bf16::softmax_gradient_bf16;
+  ops.gemm_bf16 = avx512_bf16::gemm_bf16;
   return ops;
 }
 

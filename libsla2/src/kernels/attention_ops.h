@@ -6,9 +6,11 @@
 #include "kernels/attend_bf16.h"
 #include "kernels/block_sum.h"
 #include "kernels/feature_map.h"
+#include "kernels/gemm_bf16.h"
 #include "kernels/online_softmax.h"
 #include "kernels/panel_gemm.h"
 #include "kernels/route_scores.h"
+#include "kernels/softmax_gradient.h"
 
 namespace sla2::kernels {
 
@@ -23,6 +25,9 @@ struct AttentionOps {
   PackKeysBf16 pack_keys_bf16;
   PackValuesBf16 pack_values_bf16;
   NarrowBf16 narrow_rows_bf16;
+  SoftmaxGradientOp softmax_gradient;  ///< backward
+  SoftmaxGradientBf16 softmax_gradient_bf16;
+  GemmBf16Op gemm_bf16;
 };
 
 /// The best version of every op that runs on `isa`.
