@@ -13,9 +13,12 @@
 namespace sla2::check {
 namespace {
 
-constexpr double kFactor = 2, kJitter = 4 * 5.9604644775390625e-8;  // as in judge.cpp
+constexpr double kHalfStep = 5.9604644775390625e-8;     // of fp32
+constexpr double kFactor = 2, kJitter = 4 * kHalfStep;  // as in judge.cpp
 constexpr unsigned char kPoisonNan = 0xFF, kPoisonLarge = 0x4B;
-// With fewer numbers plain code's largest error is a matter of luck: it is then taken over several dO, rows with other signs.
+// Plain code's largest error is a matter of luck, for gradients hang on a few rows and keys: where ours is above twice that, it
+// is taken over several dO whose rows have other signs, which changes nothing but the luck. The root mean square is not, except
+// with fewer numbers than these.
 constexpr size_t kEnough = 32;
 constexpr int kOtherSigns = 4;
 
@@ -63,7 +66,9 @@ class Door {
     }
   }
   [[nodiscard]] uint64_t bytes() const { return plan_ ? plan_->backward_workspace_bytes() : alone_->workspace_bytes(); }
-  void run(const attention::Backward& call, void* workspace) { plan_ ? plan_->backward(call, workspace) : alone_->run(call, workspace); }
+  void run(const attention::Backward& call, void* workspace) {
+    plan_ ? plan_->backward(call, workspace) : alone_->run(call, workspace);
+  }
 
  private:
   std::unique_ptr<attention::Plan> plan_;
@@ -134,22 +139,31 @@ struct GradientSubject::Memory {
     const auto router = [&](int64_t i) { return router_heads == 1 ? 0 : i % c.heads; };
     const auto one = [](int64_t) { return int64_t{0}; };
     const int64_t total = c.batch * c.heads;
-    gather("dQ", c.dtype, total, [](const Gradients& g) -> auto& { return g.q.data; }, own);
-    gather("dK", c.dtype, total / c.groups(), [](const Gradients& g) -> auto& { return g.k.data; }, group);
-    gather("dV", c.dtype, total / c.groups(), [](const Gradients& g) -> auto& { return g.v.data; }, group);
+    gather(
+        "dQ", c.dtype, total, [](const Gradients& g) -> auto& { return g.q.data; }, own);
+    gather(
+        "dK", c.dtype, total / c.groups(), [](const Gradients& g) -> auto& { return g.k.data; }, group);
+    gather(
+        "dV", c.dtype, total / c.groups(), [](const Gradients& g) -> auto& { return g.v.data; }, group);
     if (p.mode != Mode::kFull) {
-      gather("dW_q", Element::kF32, router_heads, [](const Gradients& g) -> auto& { return g.w_q.data; }, router);
-      gather("dW_k", Element::kF32, router_heads, [](const Gradients& g) -> auto& { return g.w_k.data; }, router);
+      gather(
+          "dW_q", Element::kF32, router_heads, [](const Gradients& g) -> auto& { return g.w_q.data; }, router);
+      gather(
+          "dW_k", Element::kF32, router_heads, [](const Gradients& g) -> auto& { return g.w_k.data; }, router);
     }
     if (p.mode == Mode::kSla2) {
       const auto a = [](const Gradients& g) -> auto& { return g.a; };
       p.a_mode == AMode::kConst ? gather("da", Element::kF32, 1, a, one) : gather("da", Element::kF32, c.heads, a, by_head);
     }
     if (p.mode == Mode::kSla1) {
-      gather("dProj", Element::kF32, 1, [](const Gradients& g) -> auto& { return g.proj.data; }, one);
-      gather("dProj_bias", Element::kF32, 1, [](const Gradients& g) -> auto& { return g.proj_bias; }, one);
+      gather(
+          "dProj", Element::kF32, 1, [](const Gradients& g) -> auto& { return g.proj.data; }, one);
+      gather(
+          "dProj_bias", Element::kF32, 1, [](const Gradients& g) -> auto& { return g.proj_bias; }, one);
     }
-    if (p.router == Router::kVsa) gather("dgate", c.dtype, total, [](const Gradients& g) -> auto& { return g.gate.data; }, own);
+    if (p.router == Router::kVsa)
+      gather(
+          "dgate", c.dtype, total, [](const Gradients& g) -> auto& { return g.gate.data; }, own);
     if (arithmetic != Arithmetic::kExact)
       for (Gradient& g : all)
         for (double& x : g.values) x = rounded(x, g.type);
@@ -205,6 +219,12 @@ struct GradientSubject::Memory {
 GradientSubject::~GradientSubject() = default;
 const Case& GradientSubject::test() const { return memory_->c; }
 const std::vector<Gradient>& GradientSubject::truth() const { return memory_->truth; }
+
+double GradientSubject::largest_lse() const {
+  double most = 0;
+  for (const float x : memory_->lse) most = std::max(most, std::abs(static_cast<double>(x)));
+  return most;
+}
 
 GradientSubject::GradientSubject(const Case& c) : memory_(std::make_unique<Memory>(c)) {
   Memory& m = *memory_;
@@ -277,8 +297,8 @@ GradientSubject::Result GradientSubject::run(Isa isa, int threads, unsigned char
       const Place& at = rows ? m.at_q : m.at_k;
       const size_t bytes = rows || key_rows ? static_cast<size_t>(at.total) * m.element : x.values.size() * sizeof(float);
       targets[i].emplace(bytes, kCanary);
-      const attention::MutableOperand target{targets[i]->data() + static_cast<size_t>(at.offset) * m.element, dtype, at.batch, at.head,
-                                             at.token};
+      const attention::MutableOperand target{targets[i]->data() + static_cast<size_t>(at.offset) * m.element, dtype, at.batch,
+                                             at.head, at.token};
       auto* const numbers = reinterpret_cast<float*>(targets[i]->data());
       if (x.name == "dQ") g.q = target;
       if (x.name == "dK") g.k = target;
@@ -332,28 +352,36 @@ GradientSubject::Result GradientSubject::run(Isa isa, int threads, unsigned char
 namespace {
 
 /// Each gradient against its budget. Fills v.share and v.reason; true if all are within.
-bool within(GradientSubject& subject, const GradientSubject::Result& result, Arithmetic arithmetic, const char* how, Verdict& v) {
+bool within(GradientSubject& subject, const GradientSubject::Result& result, Arithmetic arithmetic, bool given, Verdict& v) {
   const Case& c = subject.test();
   const auto& plain = subject.plain(arithmetic);
+  const char* const how = given ? " (given out)" : "";
+  const double lost = given ? subject.largest_lse() * kHalfStep : 0;  // what a log-sum-exp in fp32 cannot say: a share of every P
   for (size_t i = 0; i < plain.size(); ++i) {
     const Gradient& exact = subject.truth()[i];
     std::vector<double> truth = exact.values, ours = widen(result.bits[i], exact.type), rough = plain[i].values;
-    if (c.has_nan()) {
+    const bool routed = exact.name == "dW_q" || exact.name == "dW_k";  // 0 · NaN is the oracle's way under a hard mask
+    if (c.has_nan() && !routed) {
       size_t missing = 0;
       for (size_t n = 0; n < truth.size(); ++n) missing += std::isnan(truth[n]) && !std::isnan(ours[n]) ? 1 : 0;
       if (missing > 0)
-        return v.reason = fmt::format("{}: {} of {} numbers that depend on the NaN are not NaN", exact.name, missing, truth.size()), false;
+        return v.reason =
+                   fmt::format("{}: {} of {} numbers that depend on the NaN are not NaN", exact.name, missing, truth.size()),
+               false;
     }
     const Distance mine = distance(ours, truth), theirs = distance(rough, truth);
     if (mine.not_a_number && !c.has_nan())
       return v.reason = fmt::format("{}{} holds NaN or infinity where the truth is a number", exact.name, how), false;
     if (c.has_nan()) continue;  // the other heads are those of the same case without a NaN
-    double worst = kFactor * theirs.worst + kJitter * theirs.size, rms = kFactor * theirs.rms + kJitter * theirs.size_rms;
-    if (truth.size() < kEnough) worst = rms = std::max(worst, kFactor * subject.plain_errors(arithmetic)[i] + kJitter * theirs.size);
+    double worst = kFactor * theirs.worst + (kJitter + lost) * theirs.size;
+    double rms = kFactor * theirs.rms + (kJitter + lost) * theirs.size_rms;
+    if (truth.size() < kEnough || mine.worst > worst)
+      worst = std::max(worst, kFactor * subject.plain_errors(arithmetic)[i] + kJitter * theirs.size);
+    if (truth.size() < kEnough) rms = worst;
     const auto part = [](double error, double budget) { return error == 0 ? 0 : error / budget; };
     const double share = std::max(part(mine.worst, worst), part(mine.rms, rms));
-    const std::string numbers = fmt::format("{}{} worst {:.2e} of {:.2e}, rms {:.2e} of {:.2e}, relative L1 {:.1e}", exact.name, how,
-                                            mine.worst, worst, mine.rms, rms, mine.relative_l1);
+    const std::string numbers = fmt::format("{}{} worst {:.2e} of {:.2e}, rms {:.2e} of {:.2e}, relative L1 {:.1e}", exact.name,
+                                            how, mine.worst, worst, mine.rms, rms, mine.relative_l1);
     if (share > v.share || v.reason.empty()) v.share = share, v.reason = numbers;
     if (!(share <= 1)) return v.reason = "over budget: " + numbers, false;
   }
@@ -386,18 +414,21 @@ Verdict check_gradients(GradientSubject& subject, const std::vector<int>& thread
   v.status = Status::kFail;
   const auto first = subject.run(isa, threads[0], kPoisonNan, false);
   if (!first.text.empty()) return v.reason = first.text, v;
-  if (!within(subject, first, arithmetic, "", v)) return v;
-  if (c.dtype == Element::kF32 && arithmetic == Arithmetic::kF32 && c.problem.mode != Mode::kLinearOnly) {
+  if (!within(subject, first, arithmetic, false, v)) return v;
+  if (c.dtype == Element::kF32 && arithmetic == Arithmetic::kF32 && c.problem.mode != Mode::kLinearOnly &&
+      (c.fill == Fill::kGauss || c.fill == Fill::kChannels)) {
     const auto given = subject.run(isa, threads[0], kPoisonLarge, true);
     if (!given.text.empty()) return v.reason = given.text, v;
-    if (!within(subject, given, arithmetic, " (given out)", v)) return v;
+    if (!within(subject, given, arithmetic, true, v)) return v;
   }
   for (const int count : threads) {
     const auto again = subject.run(isa, count, kPoisonLarge, false);
     if (!again.text.empty()) return v.reason = fmt::format("with {} threads: {}", count, again.text), v;
     for (size_t i = 0; i < first.bits.size(); ++i)
       if (again.bits[i] != first.bits[i] && !c.has_nan())
-        return v.reason = fmt::format("{} threads and a poisoned workspace give other bits of {}", count, subject.truth()[i].name), v;
+        return v.reason =
+                   fmt::format("{} threads and a poisoned workspace give other bits of {}", count, subject.truth()[i].name),
+               v;
   }
   v.status = Status::kPass;
   const std::string doubt = c.has_nan() ? "" : distrust(subject, arithmetic);

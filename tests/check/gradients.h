@@ -24,14 +24,15 @@ class GradientSubject {
   GradientSubject& operator=(const GradientSubject&) = delete;
 
   struct Result {
-    std::string text;                           ///< a refusal, or what the guards saw
+    std::string text;                          ///< a refusal, or what the guards saw
     std::vector<std::vector<std::byte>> bits;  ///< in the order of truth()
   };
   /// given: out and lse are passed (the oracle's, in fp32); else the library computes them again.
   [[nodiscard]] Result run(Isa isa, int threads, unsigned char poison, bool given);
   [[nodiscard]] const Case& test() const;
+  [[nodiscard]] double largest_lse() const;
   [[nodiscard]] const std::vector<Gradient>& truth() const;
-  /// Plain code's gradients, and for those of few numbers its errors under other signs of dO's rows.
+  /// Plain code's gradients; and its largest errors under other signs of dO's rows.
   [[nodiscard]] const std::vector<Gradient>& plain(Arithmetic arithmetic);
   [[nodiscard]] const std::vector<double>& plain_errors(Arithmetic arithmetic);
 

@@ -12,7 +12,9 @@ namespace sla2::check {
 inline constexpr size_t kGuard = 256;
 inline constexpr unsigned char kCanary = 0xA5, kNan = 0xFF;  // 0xFF in every byte is a NaN of fp32, bf16 and fp16
 
-inline DType dtype_of(Element type) { return type == Element::kBf16 ? DType::kBF16 : type == Element::kF16 ? DType::kF16 : DType::kF32; }
+inline DType dtype_of(Element type) {
+  return type == Element::kBf16 ? DType::kBF16 : type == Element::kF16 ? DType::kF16 : DType::kF32;
+}
 
 inline void store(double value, Element type, std::byte* at) {
   const auto single = static_cast<float>(value);

@@ -85,14 +85,15 @@ void check_dtype(const char* name, const void* data, DType dtype) {
 }
 
 void check_call(const BackwardShape& s, const Backward& in, const void* workspace) {
-  SLA2_CHECK(in.q.data != nullptr && in.k.data != nullptr && in.v.data != nullptr && in.d_out.data != nullptr && workspace != nullptr,
-             SLA2_E_ARGUMENT, "attention: backward got a null pointer for q, k, v, d_out or the workspace");
-  for (const auto& [name, x] : {std::pair{"q", &in.q}, {"k", &in.k}, {"v", &in.v}, {"d_out", &in.d_out}, {"out", &in.out},
-                                {"gate", &in.parameters.gate}})
+  SLA2_CHECK(
+      in.q.data != nullptr && in.k.data != nullptr && in.v.data != nullptr && in.d_out.data != nullptr && workspace != nullptr,
+      SLA2_E_ARGUMENT, "attention: backward got a null pointer for q, k, v, d_out or the workspace");
+  for (const auto& [name, x] :
+       {std::pair{"q", &in.q}, {"k", &in.k}, {"v", &in.v}, {"d_out", &in.d_out}, {"out", &in.out}, {"gate", &in.parameters.gate}})
     check_dtype(name, x->data, x->dtype);
   const Gradients& g = in.gradients;
-  for (const auto& [name, x] : {std::pair{"gradient of q", &g.q}, {"gradient of k", &g.k}, {"gradient of v", &g.v},
-                                {"gradient of gate", &g.gate}})
+  for (const auto& [name, x] :
+       {std::pair{"gradient of q", &g.q}, {"gradient of k", &g.k}, {"gradient of v", &g.v}, {"gradient of gate", &g.gate}})
     check_dtype(name, x->data, x->dtype);
   SLA2_CHECK(g.gate.data == nullptr || (s.vsa && in.parameters.gate.data != nullptr), SLA2_E_ARGUMENT,
              "attention: the gradient of a gate was asked for; expected router vsa and a gate");

@@ -11,7 +11,8 @@ using kernels::kPanel;
 
 void load_keys(const BackwardCall& call, const Operand& operand, int64_t unit, int64_t j, float* rows) {
   const BackwardShape& s = call.shape;
-  kernels::load_rows(rows_of(operand, call.unit_index(unit), s.config.kv_heads), j * s.block_k, s.token_keys(j), s.dim, 1.0F, rows);
+  kernels::load_rows(rows_of(operand, call.unit_index(unit), s.config.kv_heads), j * s.block_k, s.token_keys(j), s.dim, 1.0F,
+                     rows);
 }
 
 void pool_block(const BackwardCall& call, int64_t unit, int64_t j, const BackwardWorker& w) {
@@ -53,7 +54,6 @@ void pack_block(const BackwardCall& call, const UnitBuffers& b, int64_t j, const
     kernels::pack_keys(w.x0, n, s.dim, s.block_k, b.f32.k_lines + lines);
     kernels::pack_keys(w.x1, n, s.dim, s.block_k, b.f32.v_lines + lines);
     kernels::pack_values(w.x0, n, s.dim, s.block_k, b.f32.k_panels + panels);
-    if (call.again) kernels::pack_values(w.x1, n, s.dim, s.block_k, b.f32.v_panels + panels);
   }
 }
 

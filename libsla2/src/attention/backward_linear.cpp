@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The linear branch and its gradient. Per query block H = Σ h_j over the key blocks it sees; per key block A_j = Σ dH over the query
-// blocks that see it; both are the shorter of "totals minus the others" and plain sums, in fp64. h, dH: [P][D][16], a matrix of
-// φ's channel times value's channel whose panels run over the latter.
+// The linear branch and its gradient. Per query block H = Σ h_j over the key blocks it sees; per key block A_j = Σ dH over the
+// query blocks that see it; both are the shorter of "totals minus the others" and plain sums, in fp64. h, dH: [P][D][16], a
+// matrix of φ's channel times value's channel whose panels run over the latter.
 #include "attention/backward_parts.h"
 #include "kernels/panel_gemm.h"
 
@@ -23,7 +23,8 @@ void sum_blocks(const BackwardCall& call, const Blocks& in, const Blocks& out, i
 }
 
 /// Σ_i weight(i) · x_i, weights 1 − M of a soft mask, `step` apart.
-void sum_weighted(const double* mask, int64_t step, int64_t count, int64_t size, const float* blocks, int64_t stride, double* sum) {
+void sum_weighted(const double* mask, int64_t step, int64_t count, int64_t size, const float* blocks, int64_t stride,
+                  double* sum) {
   std::fill_n(sum, size, 0.0);
   for (int64_t i = 0; i < count; ++i) {
     const double weight = 1 - mask[i * step];
@@ -71,7 +72,8 @@ void soft_logits(const BackwardShape& s, const UnitBuffers& b, int64_t j) {
   const int64_t size = s.dim * s.width;
   for (int64_t u = 0; u < s.blocks; ++u) {
     const double m = b.mask[u * s.key_blocks + j];
-    const double weight = s.shares ? dot(b.d_h + u * size, b.h + j * size, size) + dot(b.d_z + u * s.dim, b.z + j * s.dim, s.dim) : 0;
+    const double weight =
+        s.shares ? dot(b.d_h + u * size, b.h + j * size, size) + dot(b.d_z + u * s.dim, b.z + j * s.dim, s.dim) : 0;
     b.d_logit[u * s.key_blocks + j] = -m * (1 - m) * weight;
   }
 }

@@ -11,10 +11,10 @@ struct BackwardCall {
   const kernels::AttentionOps& ops;
   const BackwardWorkspace& space;
   const Backward& in;
-  bool again;           ///< O_s and its log-sum-exp are computed again
-  bool coarse;          ///< VSA's coarse branch is there
-  int64_t first_unit;   ///< of the group at work
-  int64_t count;        ///< units in this group
+  bool again;          ///< O_s and its log-sum-exp are computed again
+  bool coarse;         ///< VSA's coarse branch is there
+  int64_t first_unit;  ///< of the group at work
+  int64_t count;       ///< units in this group
 
   [[nodiscard]] int64_t unit_index(int64_t in_group) const { return first_unit + in_group; }
   /// b · H + h of query block u.

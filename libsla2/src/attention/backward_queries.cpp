@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One query block of backward: what needs no other query block. In: q, dO, the kept blocks. Out: operands of the tiles, the row
-// statistics L and D, and the whole of the linear branch's gradient on this side.
-//   x0 queries, x1 dO, x2 φ(Q), x3 scaled queries, then dO_l
+// statistics, and the whole of the linear branch's gradient on this side.
+//   x0 queries, x1 dO, x2 φ(Q), x3 dO_l
 #include <cmath>
 #include <limits>
 
@@ -25,7 +25,8 @@ struct Rows {
   void load(const Operand& operand, float scale, float* out) const {
     kernels::load_rows(rows_of(operand, head, s.config.heads), first, n, s.dim, scale, out);
   }
-  [[nodiscard]] float* lse() const { return b.lse + u * s.block_q; }
+  [[nodiscard]] float* top() const { return b.top + u * s.block_q; }
+  [[nodiscard]] float* weight() const { return b.weight + u * s.block_q; }
   [[nodiscard]] float* mean() const { return b.mean + u * s.block_q; }
 };
 
@@ -85,49 +86,45 @@ Choice choose(const Rows& x) {
   return choice;
 }
 
-/// O_s and its log-sum-exp from the kept blocks and the pooled ones. O_s in w.acc as rows of W.
+/// Largest logits and sums from the kept blocks and the pooled ones, in w.m and w.l. fp32: Σ weight·dP beside, from the same
+/// products as the tiles', so that dP − D vanishes where one key has all the weight; bf16: O_s in w.acc as rows of W.
 void softmax_again(const Rows& x, const Blocks& kept) {
   const auto& [call, s, b, w, unit, u, head, first, n] = x;
-  const double log_scale = s.scale * kBackwardLog2E;
   if (s.bf16) {
-    std::fill_n(w.bias, s.block_k, 0.0F);
     const float* const tail = tile_bias(call, b, u, s.key_blocks - 1, true, w.bias);
     call.ops.attend_bf16({n, s.dim, s.block_k, s.config.key_tokens, b.bf16.q_rows + u * s.block_q * s.dim, b.bf16.k_lines,
-                          b.bf16.v_panels, kept.index, kept.count, nullptr, tail, static_cast<float>(log_scale), w.m, w.l, w.acc,
-                          w.weights, w.sums});
-  } else {
-    x.load(call.in.q, static_cast<float>(log_scale), w.x3);
-    std::fill_n(w.m, n, -std::numeric_limits<float>::infinity());
-    std::fill_n(w.l, n, 0.0F);
-    for (int64_t i = 0; i < kept.count + s.pool_blocks; ++i) {
-      const int64_t j = i >= kept.count ? s.key_blocks + i - kept.count : kept.index == nullptr ? i : kept.index[i];
-      const int64_t keys = s.keys(j), key_panels = kernels::panels_of(keys);
-      for (int64_t p = 0; p < key_panels; ++p)
-        call.ops.panel_gemm(n, s.dim, w.x3, s.dim, 1, b.f32.k_lines + j * s.block_k * s.dim + p * s.dim * kPanel, w.s + p * kPanel,
-                            s.block_k, false);
-      const float* const bias = tile_bias(call, b, u, j, true, w.bias);
-      const bool rescale = call.ops.online_softmax(n, key_panels * kPanel, w.s, s.block_k, bias, w.m, w.l, w.rescale);
-      if (rescale && i > 0)
-        for (int64_t r = 0; r < n; ++r)
-          for (int64_t c = 0; c < s.width; ++c) w.acc[r * s.width + c] *= w.rescale[r];
-      for (int64_t p = 0; p < s.panels; ++p)
-        call.ops.panel_gemm(n, keys, w.s, s.block_k, 1, b.f32.v_panels + j * s.block_k * s.width + p * s.block_k * kPanel,
-                            w.acc + p * kPanel, s.width, i > 0);
-    }
+                          b.bf16.v_panels, kept.index, kept.count, nullptr, tail, static_cast<float>(s.scale * kBackwardLog2E),
+                          w.m, w.l, w.acc, w.weights, w.sums});
+    for (int64_t r = 0; r < n; ++r) w.d_sum[r] = dot(w.x1 + r * s.dim, w.acc + r * s.width, s.dim);
+    return;
   }
-  for (int64_t r = 0; r < n; ++r) {
-    x.lse()[r] = static_cast<float>(static_cast<double>(w.m[r]) + std::log2(static_cast<double>(w.l[r])));
-    const float inverse = 1.0F / w.l[r];
-    for (int64_t c = 0; c < s.width; ++c) w.acc[r * s.width + c] *= inverse;
+  std::fill_n(w.m, n, -std::numeric_limits<float>::infinity());
+  std::fill_n(w.l, n, 0.0F);
+  std::fill_n(w.d_sum, n, 0.0);
+  const int64_t line = s.dim * kPanel;
+  for (int64_t i = 0; i < kept.count + s.pool_blocks; ++i) {
+    const int64_t j = i >= kept.count ? s.key_blocks + i - kept.count : kept.index == nullptr ? i : kept.index[i];
+    const int64_t keys = s.keys(j), key_panels = kernels::panels_of(keys), at = j * s.block_k * s.dim;
+    for (int64_t p = 0; p < key_panels; ++p) {
+      call.ops.panel_gemm(n, s.dim, b.f32.q_rows + u * s.block_q * s.dim, s.dim, 1, b.f32.k_lines + at + p * line,
+                          w.s + p * kPanel, s.block_k, false);
+      call.ops.panel_gemm(n, s.dim, w.x1, s.dim, 1, b.f32.v_lines + at + p * line, w.d + p * kPanel, s.block_k, false);
+    }
+    call.ops.online_softmax(n, key_panels * kPanel, w.s, s.block_k, tile_bias(call, b, u, j, true, w.bias), w.m, w.l, w.rescale);
+    for (int64_t r = 0; r < n; ++r)
+      w.d_sum[r] = w.d_sum[r] * static_cast<double>(w.rescale[r]) + dot(w.s + r * s.block_k, w.d + r * s.block_k, keys);
   }
 }
 
-/// The caller's log-sum-exp is of the keys as they are; the tiles may have K − μ.
-void softmax_given(const Rows& x) {
+/// Natural log-sum-exps on the keys as the tiles have them.
+void log_sums(const Rows& x) {
   for (int64_t r = 0; r < x.n; ++r) {
-    double lse = static_cast<double>(x.call.in.lse[x.head * x.s.config.query_tokens + x.first + r]);
-    if (x.s.centred) lse -= x.s.scale * dot(x.w.x0 + r * x.s.dim, x.b.shift, x.s.dim);
-    x.lse()[r] = static_cast<float>(lse * kBackwardLog2E);
+    if (x.call.again) {
+      x.w.log_sum[r] = (static_cast<double>(x.w.m[r]) + std::log2(static_cast<double>(x.w.l[r]))) * kLn2;
+    } else {  // the caller's is of the keys as they are
+      x.w.log_sum[r] = static_cast<double>(x.call.in.lse[x.head * x.s.config.query_tokens + x.first + r]);
+      if (x.s.centred) x.w.log_sum[r] -= x.s.scale * dot(x.w.x0 + r * x.s.dim, x.b.shift, x.s.dim);
+    }
   }
 }
 
@@ -163,7 +160,7 @@ double mix_rows(const Rows& x, const Blocks& in) {
   }
   for (int64_t r = 0; r < x.n; ++r) {
     double logit = bias;
-    if (s.affine) logit += scale * (static_cast<double>(x.lse()[r]) * kLn2 - rest);
+    if (s.affine) logit += scale * (x.w.log_sum[r] - rest);
     x.w.a[r] = x.w.inverse[r] == 0 ? 1 : 1 / (1 + std::exp(-logit));
   }
   return rest;
@@ -200,14 +197,14 @@ void proj_gradient(const Rows& x) {
   for (int64_t r = 0; r < n; ++r) std::copy_n(w.o_linear + r * s.width, s.dim, lines + r * s.dim);
   kernels::pack_values(lines, n, s.dim, n, w.panels);
   for (int64_t p = 0; p < s.panels; ++p)
-    call.ops.panel_gemm(s.dim, n, w.x1, 1, s.dim, w.panels + p * n * kPanel, b.d_proj + (u * s.panels + p) * s.dim * kPanel, kPanel,
-                        false);
+    call.ops.panel_gemm(s.dim, n, w.x1, 1, s.dim, w.panels + p * n * kPanel, b.d_proj + (u * s.panels + p) * s.dim * kPanel,
+                        kPanel, false);
 }
 
 /// d_gate = dO ⊙ coarse, written and left in d_phi; the gate left in x2; d_coarse = Σ rows dO ⊙ gate.
 void gate_gradient(const Rows& x) {
   const auto& [call, s, b, w, unit, u, head, first, n] = x;
-  const double *const coarse = b.coarse + u * s.dim;
+  const double* const coarse = b.coarse + u * s.dim;
   double* const d_coarse = b.d_coarse + u * s.dim;
   const MutableOperand& out = call.in.gradients.gate;
   x.load(call.in.parameters.gate, 1.0F, w.x2);
@@ -221,30 +218,34 @@ void gate_gradient(const Rows& x) {
   if (out.data != nullptr) write_rows(s, w.d_phi, n, out, head, s.config.heads, first, w);
 }
 
-/// dO·O_s of each row times a, and da. Given `out`: dO·out less what the other parts of the output said.
-void row_means(const Rows& x, double rest) {
+/// dO·O_s of each row, what P is weighed with, and da. Given `out`: a·dO·O_s is dO·out less what the other parts of it said.
+void row_statistics(const Rows& x, double rest) {
   const auto& [call, s, b, w, unit, u, head, first, n] = x;
-  const bool given = !call.again;
-  if (given) x.load(call.in.out, 1.0F, w.panels);
+  if (!call.again) x.load(call.in.out, 1.0F, w.panels);
   double by_scale = 0, by_bias = 0;
   for (int64_t r = 0; r < n; ++r) {
     const float* const d = w.x1 + r * s.dim;
-    const double linear = s.linear ? w.d_linear_mean[r] : 0;
-    double mean = 0;
-    if (given) {
-      mean = dot(d, w.panels + r * s.dim, s.dim) - linear;
-      if (s.config.mode == Mode::kSla1 && call.in.parameters.proj_bias != nullptr)
-        mean -= dot(d, call.in.parameters.proj_bias, s.dim);
-      if (call.coarse)
-        for (int64_t c = 0; c < s.dim; ++c)
-          mean -= static_cast<double>(w.d_phi[r * s.width + c]) * static_cast<double>(w.x2[r * s.dim + c]);
+    const double linear = s.linear ? w.d_linear_mean[r] : 0, a = w.a[r];
+    double weighed = 0;
+    if (call.again) {
+      const double mean = w.d_sum[r] / static_cast<double>(w.l[r]);
+      weighed = a * mean;
+      x.mean()[r] = static_cast<float>(mean);
+      x.top()[r] = w.m[r];
+      x.weight()[r] = static_cast<float>(a / static_cast<double>(w.l[r]));
     } else {
-      mean = w.a[r] * dot(d, w.acc + r * s.width, s.dim);
+      weighed = dot(d, w.panels + r * s.dim, s.dim) - linear;
+      if (s.config.mode == Mode::kSla1 && call.in.parameters.proj_bias != nullptr)
+        weighed -= dot(d, call.in.parameters.proj_bias, s.dim);
+      if (call.coarse) weighed -= dot(w.d_phi + r * s.width, w.x2 + r * s.dim, s.dim);
+      x.mean()[r] = a == 0 ? 0.0F : static_cast<float>(weighed / a);
+      const double base_2 = w.log_sum[r] * kBackwardLog2E;
+      x.top()[r] = static_cast<float>(base_2);
+      x.weight()[r] = static_cast<float>(a * std::exp2(static_cast<double>(x.top()[r]) - base_2));  // what the rounding took
     }
-    x.mean()[r] = static_cast<float>(mean);
     if (s.config.mode != Mode::kSla2 || w.inverse[r] == 0) continue;
-    const double d_logit = (1 - w.a[r]) * mean - w.a[r] * linear;
-    by_scale += d_logit * (static_cast<double>(x.lse()[r]) * kLn2 - rest);
+    const double d_logit = (1 - a) * weighed - a * linear;
+    by_scale += d_logit * (w.log_sum[r] - rest);
     by_bias += d_logit;
   }
   if (s.config.mode != Mode::kSla2) return;
@@ -253,33 +254,19 @@ void row_means(const Rows& x, double rest) {
   d_mix[1] = by_bias;
 }
 
-void pack_queries(const Rows& x) {
+/// Queries in x0 and dO in x1 become operands of the tiles.
+void pack_rows(const Rows& x) {
   const auto& [call, s, b, w, unit, u, head, first, n] = x;
   const int64_t rows = u * s.block_q * s.dim, panels = u * s.block_q * s.width;
   if (s.bf16) {
     call.ops.narrow_rows_bf16(w.x0, n * s.dim, b.bf16.q_rows + rows);
-    call.ops.pack_values_bf16(w.x0, n, s.dim, s.block_q, b.bf16.q_panels + panels);
-  } else {
-    std::copy_n(w.x0, n * s.dim, b.f32.q_rows + rows);
-    kernels::pack_values(w.x0, n, s.dim, s.block_q, b.f32.q_panels + panels);
-  }
-}
-
-/// dO_s = a·dO.
-void pack_gradients(const Rows& x) {
-  const auto& [call, s, b, w, unit, u, head, first, n] = x;
-  const int64_t rows = u * s.block_q * s.dim, panels = u * s.block_q * s.width;
-  if (s.config.mode == Mode::kSla2)
-    for (int64_t r = 0; r < n; ++r)
-      for (int64_t c = 0; c < s.dim; ++c) {
-        float& d = w.x1[r * s.dim + c];
-        d = static_cast<float>(w.a[r] * static_cast<double>(d));
-      }
-  if (s.bf16) {
     call.ops.narrow_rows_bf16(w.x1, n * s.dim, b.bf16.g_rows + rows);
+    call.ops.pack_values_bf16(w.x0, n, s.dim, s.block_q, b.bf16.q_panels + panels);
     call.ops.pack_values_bf16(w.x1, n, s.dim, s.block_q, b.bf16.g_panels + panels);
   } else {
+    x.load(call.in.q, static_cast<float>(s.scale * kBackwardLog2E), b.f32.q_rows + rows);
     std::copy_n(w.x1, n * s.dim, b.f32.g_rows + rows);
+    kernels::pack_values(w.x0, n, s.dim, s.block_q, b.f32.q_panels + panels);
     kernels::pack_values(w.x1, n, s.dim, s.block_q, b.f32.g_panels + panels);
   }
 }
@@ -294,11 +281,12 @@ void backward_queries(const BackwardCall& call, int64_t unit, int64_t u, const B
   if (s.means()) kernels::mean_rows(w.x0, x.n, s.dim, b.q_means + u * s.dim, 1);
   if (s.scores()) backward_scores(call, b, unit, u, w);
   const Choice choice = choose(x);
-  if (s.softmax) {
-    pack_queries(x);
-    call.again ? softmax_again(x, choice.kept) : softmax_given(x);
-  }
   x.load(call.in.d_out, 1.0F, w.x1);
+  if (s.softmax) {
+    pack_rows(x);
+    if (call.again) softmax_again(x, choice.kept);
+    log_sums(x);
+  }
   std::fill_n(w.a, x.n, 1.0);
   double rest = 0;
   if (s.linear) {
@@ -314,8 +302,7 @@ void backward_queries(const BackwardCall& call, int64_t unit, int64_t u, const B
   }
   if (call.coarse) gate_gradient(x);
   if (!s.softmax) return;
-  row_means(x, rest);
-  pack_gradients(x);
+  row_statistics(x, rest);
 }
 
 }  // namespace sla2::attention

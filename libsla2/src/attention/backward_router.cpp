@@ -53,7 +53,8 @@ void soft_row(const BackwardShape& s, const double* scores, double* mask) {
   }
 }
 
-/// dR of one row: through the coarse softmax, and through SoftTop-k, whose shift keeps the row's sum: dx −= v·Σdx / Σv, v = M(1 − M).
+/// dR of one row: through the coarse softmax, and through SoftTop-k, whose shift keeps the row's sum: dx −= v·Σdx / Σv, v = M(1 −
+/// M).
 void score_gradient(const BackwardCall& call, const UnitBuffers& b, int64_t u) {
   const BackwardShape& s = call.shape;
   double* const d_scores = b.d_scores + u * s.key_blocks;
@@ -72,15 +73,15 @@ void score_gradient(const BackwardCall& call, const UnitBuffers& b, int64_t u) {
   double sum = 0, spread = 0;
   for (int64_t j = 0; j < s.key_blocks; ++j) sum += d_logit[j], spread += mask[j] * (1 - mask[j]);
   if (spread == 0) return;
-  for (int64_t j = 0; j < s.key_blocks; ++j)
-    d_scores[j] += (d_logit[j] - mask[j] * (1 - mask[j]) * sum / spread) / s.config.tau;
+  for (int64_t j = 0; j < s.key_blocks; ++j) d_scores[j] += (d_logit[j] - mask[j] * (1 - mask[j]) * sum / spread) / s.config.tau;
 }
 
 void query_means(const BackwardCall& call, int64_t unit, int64_t u) {
   const BackwardShape& s = call.shape;
   const UnitBuffers b = call.space.unit(unit);
   score_gradient(call, b, u);
-  const double *const right = b.right + u / s.query_blocks * s.key_blocks * s.dim, *const d_scores = b.d_scores + u * s.key_blocks;
+  const double *const right = b.right + u / s.query_blocks * s.key_blocks * s.dim, *const d_scores =
+                                                                                       b.d_scores + u * s.key_blocks;
   double *const d_left = b.d_left + u * s.dim, *const d_mean = b.d_mean_q + u * s.dim;
   std::fill_n(d_left, s.dim, 0.0);
   std::fill_n(d_mean, s.dim, 0.0);
@@ -177,8 +178,10 @@ void backward_router(const BackwardCall& call) {
   if (!s.means()) return;
   const bool routed = s.soft || call.coarse;
   if (routed)
-    for_units(call, s.blocks, [](const BackwardCall& c, int64_t unit, int64_t u, const BackwardWorker&) { query_means(c, unit, u); });
-  for_units(call, s.key_blocks, [](const BackwardCall& c, int64_t unit, int64_t j, const BackwardWorker&) { key_means(c, unit, j); });
+    for_units(call, s.blocks,
+              [](const BackwardCall& c, int64_t unit, int64_t u, const BackwardWorker&) { query_means(c, unit, u); });
+  for_units(call, s.key_blocks,
+            [](const BackwardCall& c, int64_t unit, int64_t j, const BackwardWorker&) { key_means(c, unit, j); });
   const Gradients& g = call.in.gradients;
   if (routed && (g.router_q != nullptr || g.router_k != nullptr))
     parallel_for(s.dim, [&call](int64_t c, int) { weight_row(call, c); });

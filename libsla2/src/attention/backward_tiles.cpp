@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every kept pair (query block u, key block j) once, five products: S, dP; dQ += dS·K, dV += Pᵀ·dO_s, dK += dSᵀ·Q.
+// Every kept pair (query block u, key block j) once, five products: S, dP; dQ += dS·K, dV += Pᵀ·dO, dK += dSᵀ·Q.
 //
-// dQ sums over j and dK, dV over u, so two workers must never meet in either. The pairs are cut into chunks x chunks parts; in step
-// t the part (t + c, c) of every column c is one task: no two tasks of a step share a query block or a key block, and the order of
-// every sum follows from the shape alone. Nothing is computed twice (a pass for dQ and one for dK, dV would be seven products),
-// no sum is kept twice, and a part's queries stay in L3 while its keys pass.
+// dQ sums over j and dK, dV over u, so two workers must never meet in either. The pairs are cut into chunks x chunks parts; in
+// step t the part (t + c, c) of every column c is one task: no two tasks of a step share a query block or a key block, and the
+// order of every sum follows from the shape alone. Nothing is computed twice (a pass for dQ and one for dK, dV would be seven
+// products), no sum is kept twice, and a part's queries stay in L3 while its keys pass.
 #include <cmath>
 #include <limits>
 
@@ -44,10 +44,11 @@ struct Pair {
             w.s,
             w.d,
             s.block_k,
-            b.lse + u * s.block_q,
+            b.top + u * s.block_q,
+            b.weight + u * s.block_q,
             b.mean + u * s.block_q,
             tile_bias(call, b, u, j, false, w.bias),
-            static_cast<float>(s.scale * kBackwardLog2E),
+            s.bf16 ? static_cast<float>(s.scale * kBackwardLog2E) : 1.0F,  // fp32 queries are in base 2
             static_cast<float>(s.scale)};
   }
 };
@@ -57,8 +58,10 @@ void tile_f32(const Pair& x) {
   const auto& ops = call.ops;
   const int64_t line = s.dim * kPanel;
   for (int64_t p = 0; p < kernels::panels_of(keys); ++p) {
-    ops.panel_gemm(n, s.dim, b.f32.q_rows + q_rows, s.dim, 1, b.f32.k_lines + k_lines + p * line, w.s + p * kPanel, s.block_k, false);
-    ops.panel_gemm(n, s.dim, b.f32.g_rows + q_rows, s.dim, 1, b.f32.v_lines + k_lines + p * line, w.d + p * kPanel, s.block_k, false);
+    ops.panel_gemm(n, s.dim, b.f32.q_rows + q_rows, s.dim, 1, b.f32.k_lines + k_lines + p * line, w.s + p * kPanel, s.block_k,
+                   false);
+    ops.panel_gemm(n, s.dim, b.f32.g_rows + q_rows, s.dim, 1, b.f32.v_lines + k_lines + p * line, w.d + p * kPanel, s.block_k,
+                   false);
   }
   ops.softmax_gradient(x.weights());
   for (int64_t p = 0; p < s.panels; ++p) {
@@ -77,7 +80,8 @@ void tile_bf16(const Pair& x) {
   gemm({n, columns, depth, b.bf16.q_rows + q_rows, depth, 1, b.bf16.k_lines + k_lines, s.block_k, w.s, s.block_k, false});
   gemm({n, columns, depth, b.bf16.g_rows + q_rows, depth, 1, b.bf16.v_lines + k_lines, s.block_k, w.d, s.block_k, false});
   call.ops.softmax_gradient_bf16(x.weights(), {w.p_pairs, w.ds_pairs, w.ds});
-  gemm({n, s.width, (keys + 1) / 2, w.ds, s.block_k / 2, 1, b.bf16.k_panels + k_panels, s.width, b.d_q + q_panels, s.width, true});
+  gemm(
+      {n, s.width, (keys + 1) / 2, w.ds, s.block_k / 2, 1, b.bf16.k_panels + k_panels, s.width, b.d_q + q_panels, s.width, true});
   gemm({keys, s.width, rows, w.p_pairs, 1, s.block_k, b.bf16.g_panels + q_panels, s.width, b.d_v + k_panels, s.width, true});
   gemm({keys, s.width, rows, w.ds_pairs, 1, s.block_k, b.bf16.q_panels + q_panels, s.width, b.d_k + k_panels, s.width, true});
 }

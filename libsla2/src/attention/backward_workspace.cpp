@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attention/backward_workspace.h"
 
+#include <type_traits>
+
 #include "kernels/panel_gemm.h"
 
 namespace sla2::attention {
@@ -22,7 +24,7 @@ class BackwardWorkspace::Cursor {
     take(packed.k_lines, lines);
     take(packed.v_lines, lines);
     take(packed.k_panels, panels);
-    take(packed.v_panels, panels);
+    if constexpr (std::is_same_v<T, bf16_t>) take(packed.v_panels, panels);
     take(packed.q_rows, s.blocks * s.block_q * s.dim);
     take(packed.g_rows, s.blocks * s.block_q * s.dim);
     take(packed.q_panels, s.blocks * s.block_q * s.width);
@@ -44,8 +46,7 @@ void BackwardWorkspace::place_unit(Cursor& cursor, UnitBuffers& u) const {
   cursor.take(u.d_k, s.all_key_blocks() * s.block_k * s.width);
   cursor.take(u.d_v, s.all_key_blocks() * s.block_k * s.width);
   cursor.take(u.d_q, queries * s.width);
-  cursor.take(u.lse, queries);
-  cursor.take(u.mean, queries);
+  for (float** const x : {&u.top, &u.weight, &u.mean}) cursor.take(*x, queries);
   cursor.take(u.state, pairs);
   if (s.means()) {
     cursor.take(u.means, s.dim * s.route_row);
@@ -115,7 +116,7 @@ void BackwardWorkspace::place_worker(Cursor& cursor, BackwardWorker& w) const {
   cursor.take(w.d_phi, rows * s.width);
   for (float** const x : {&w.m, &w.l, &w.rescale, &w.ones}) cursor.take(*x, rows);
   cursor.take(w.bias, s.block_k);
-  for (double** const x : {&w.a, &w.inverse, &w.d_linear_mean}) cursor.take(*x, s.block_q);
+  for (double** const x : {&w.a, &w.inverse, &w.d_linear_mean, &w.log_sum, &w.d_sum}) cursor.take(*x, s.block_q);
   cursor.take(w.floored, s.block_q);
   cursor.take(w.h, s.dim * s.width);
   cursor.take(w.h_turned, s.dim * s.width);

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The elementwise step of attention's backward over one tile of queries against keys, logits in base 2:
 //
-//   P[r, n] = 2^(log_scale · s[r, n] (+ bias[n]) - lse[r])        dS[r, n] = scale · P[r, n] · (d[r, n] - mean[r])
+//   P[r, n] = weight[r] · 2^(log_scale · s[r, n] (+ bias[n]) - top[r])        dS[r, n] = scale · P[r, n] · (d[r, n] - mean[r])
 //
-// s holds q·k, d holds dO·v, lse the log-sum-exp of the whole row in base 2, mean the row's dO·O. Columns from `cols` to the
-// next multiple of kPanel become zero. fp32: s becomes P and d becomes dS. bf16: operands of the next products, in pairs.
+// s holds q·k, d holds dO·v, mean the row's dO·O. top and weight: the largest logit of the whole row and 1 / Σ, with logits
+// computed as here (a saturated softmax then gives 1 and 0, whatever a logit's last digit is worth); or log-sum-exp and 1.
+// Columns from `cols` to the next multiple of kPanel become zero. fp32: s becomes P and d becomes dS. bf16: operands of the next
+// products, in pairs.
 #pragma once
 #include <cstdint>
 
@@ -16,9 +18,9 @@ struct SoftmaxGradient {
   int64_t rows, cols;  ///< of the tile; stride >= cols rounded up to kPanel
   float *s, *d;        ///< [rows][stride]
   int64_t stride;
-  const float *lse, *mean;  ///< [rows]
-  const float* bias;        ///< [cols rounded up to kPanel], base 2, or null
-  float log_scale, scale;   ///< softmax scale · log2 e; softmax scale
+  const float *top, *weight, *mean;  ///< [rows]
+  const float* bias;                 ///< [cols rounded up to kPanel], base 2, or null
+  float log_scale, scale;            ///< what turns s into base 2; softmax scale
 };
 
 /// Where the bf16 version leaves its results, each with room for whole pairs of rows and `stride` columns.

@@ -21,8 +21,7 @@ void tile(const GemmBf16& g, int64_t row, int64_t column) {
 #pragma GCC unroll 8
   for (int r = 0; r < rows_count; ++r)
 #pragma GCC unroll 8
-    for (int v = 0; v < vecs; ++v)
-      sum[r][v] = g.accumulate ? _mm512_loadu_ps(c + r * g.c_row + v * kLanes) : _mm512_setzero_ps();
+    for (int v = 0; v < vecs; ++v) sum[r][v] = g.accumulate ? _mm512_loadu_ps(c + r * g.c_row + v * kLanes) : _mm512_setzero_ps();
   for (int64_t k = 0; k < g.depth; ++k, a += a_step, b += b_step) {
     Pairs line[vecs];
 #pragma GCC unroll 8

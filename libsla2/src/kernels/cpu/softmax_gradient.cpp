@@ -14,10 +14,12 @@ void softmax_gradient(const SoftmaxGradient& a) {
   const int64_t end = panels_of(a.cols) * kPanel;
   for (int64_t r = 0; r < a.rows; ++r) {
     float *const s = a.s + r * a.stride, *const d = a.d + r * a.stride;
-    const Vec lse = hn::Set(tag, a.lse[r]), mean = hn::Set(tag, a.mean[r]);
+    const Vec top = hn::Set(tag, a.top[r]), weight = hn::Set(tag, a.weight[r]), mean = hn::Set(tag, a.mean[r]);
     for (int64_t n = 0; n < end; n += kLanes) {
-      const Vec origin = a.bias == nullptr ? lse : hn::Sub(lse, hn::LoadU(tag, a.bias + n));
-      const Vec p = exp2_nonpositive(hn::MulSub(hn::LoadU(tag, s + n), log_scale, origin));
+      const Vec x = hn::LoadU(tag, s + n);
+      const Vec logit =
+          a.bias == nullptr ? hn::MulSub(x, log_scale, top) : hn::Sub(hn::MulAdd(x, log_scale, hn::LoadU(tag, a.bias + n)), top);
+      const Vec p = hn::Mul(weight, exp2_nonpositive(logit));
       hn::StoreU(p, tag, s + n);
       hn::StoreU(hn::Mul(scale, hn::Mul(p, hn::Sub(hn::LoadU(tag, d + n), mean))), tag, d + n);
     }

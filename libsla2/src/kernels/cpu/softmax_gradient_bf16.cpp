@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Elementwise step of attention's backward, AVX-512 + bf16: two rows at a time become pairs.
-#include "kernels/softmax_gradient.h"
-
 #include "kernels/cpu/bf16_lanes.h"
+#include "kernels/softmax_gradient.h"
 
 namespace sla2::kernels::avx512_bf16 {
 namespace {
@@ -13,9 +12,10 @@ struct Line {
 
 inline Line weigh(const SoftmaxGradient& a, int64_t row, int64_t column, __mmask16 mask) {
   const int64_t at = row * a.stride + column;
-  Vec origin = _mm512_set1_ps(a.lse[row]);
+  Vec origin = _mm512_set1_ps(a.top[row]);
   if (a.bias != nullptr) origin = _mm512_sub_ps(origin, _mm512_loadu_ps(a.bias + column));
-  const Vec p = exp2_weight(_mm512_fmsub_ps(_mm512_loadu_ps(a.s + at), _mm512_set1_ps(a.log_scale), origin));
+  const Vec p = _mm512_mul_ps(_mm512_set1_ps(a.weight[row]),
+                              exp2_weight(_mm512_fmsub_ps(_mm512_loadu_ps(a.s + at), _mm512_set1_ps(a.log_scale), origin)));
   const Vec d = _mm512_sub_ps(_mm512_loadu_ps(a.d + at), _mm512_set1_ps(a.mean[row]));
   const Vec ds = _mm512_mul_ps(_mm512_set1_ps(a.scale), _mm512_mul_ps(p, d));
   return {reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_mov_ps(mask, p))),

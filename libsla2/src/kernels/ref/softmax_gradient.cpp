@@ -14,7 +14,7 @@ void softmax_gradient(const SoftmaxGradient& a) {
     float *const s = a.s + r * a.stride, *const d = a.d + r * a.stride;
     for (int64_t n = 0; n < a.cols; ++n) {
       const float logit = a.log_scale * s[n] + (a.bias == nullptr ? 0.0F : a.bias[n]);
-      s[n] = std::exp2(logit - a.lse[r]);
+      s[n] = a.weight[r] * std::exp2(logit - a.top[r]);
       d[n] = a.scale * (s[n] * (d[n] - a.mean[r]));
     }
     const int64_t end = panels_of(a.cols) * kPanel;
