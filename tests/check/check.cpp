@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "fill.h"
+#include "gradients.h"
 
 namespace sla2::check {
 namespace {
@@ -176,9 +177,12 @@ std::vector<Finding> check_case(const Case& c, const Settings& settings) {
     for (const Isa isa : settings.isas) keep(check_refusal(c, isa), isa_name(isa));
     return findings;
   }
-  const std::string missing = Subject::missing(c);
-  if (!missing.empty()) {
-    keep({Status::kSkip, "", "", "", missing, 0}, "-");
+  if (c.direction == Direction::kBackward) {
+    GradientSubject subject(c);
+    for (const Isa isa : settings.isas) {
+      const Verdict v = check_gradients(subject, settings.threads, isa);
+      keep({v.status, "", "", "", v.reason, v.share}, isa_name(isa));
+    }
     return findings;
   }
   const std::vector<Head> heads = make_heads(c);

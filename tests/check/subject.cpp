@@ -5,66 +5,10 @@
 #include <cstring>
 
 #include "kernels/attention_ops.h"
+#include "memory.h"
 
 namespace sla2::check {
 namespace {
-
-constexpr size_t kGuard = 256;
-constexpr unsigned char kCanary = 0xA5, kNan = 0xFF;  // 0xFF in every byte is a NaN of fp32, bf16 and fp16
-
-DType dtype_of(Element type) { return type == Element::kBf16 ? DType::kBF16 : type == Element::kF16 ? DType::kF16 : DType::kF32; }
-
-void store(double value, Element type, std::byte* at) {
-  const auto single = static_cast<float>(value);
-  const uint16_t half = type == Element::kBf16 ? f32_to_bf16(single) : f32_to_f16(single);
-  if (type == Element::kF32)
-    std::memcpy(at, &single, sizeof single);
-  else
-    std::memcpy(at, &half, sizeof half);
-}
-
-/// `size` bytes on a cache line, between two guards.
-class Guarded {
- public:
-  Guarded(size_t size, unsigned char fill) : size_(size), block_(size + 2 * kGuard) {
-    std::memset(block_.data(), kCanary, block_.size());
-    std::memset(data(), fill, size);
-  }
-  [[nodiscard]] std::byte* data() { return block_.data() + kGuard; }
-  [[nodiscard]] size_t size() const { return size_; }
-  [[nodiscard]] bool intact() const {
-    const auto whole = [](const std::byte* at) {
-      return std::all_of(at, at + kGuard, [](std::byte b) { return b == std::byte{kCanary}; });
-    };
-    return whole(block_.data()) && whole(block_.data() + kGuard + size_);
-  }
-
- private:
-  size_t size_;
-  AlignedBuffer<std::byte> block_;
-};
-
-/// Where element (b, h, n, 0) of a tensor lies, in elements.
-struct Place {
-  int64_t offset = 0, batch = 0, head = 0, token = 0, total = 0;
-  [[nodiscard]] int64_t at(int64_t b, int64_t h, int64_t n) const { return offset + b * batch + h * head + n * token; }
-};
-
-/// slot: 0, 1, 2 for q, k, v in the fused buffer; -1: a tensor of its own.
-Place place(const Case& c, int64_t heads, int64_t tokens, int64_t slot) {
-  const int64_t d = c.problem.dim;
-  Place p;
-  if (c.layout == Layout::kBhnd) p = {0, heads * tokens * d, tokens * d, d, 0};
-  if (c.layout == Layout::kBnhd || (c.layout == Layout::kFused && slot < 0)) p = {0, tokens * heads * d, d, heads * d, 0};
-  if (c.layout == Layout::kFused && slot >= 0) p = {slot * heads * d, tokens * 3 * heads * d, d, 3 * heads * d, 0};
-  if (c.layout == Layout::kPadded) {  // odd gaps after rows, heads and batches
-    p.token = d + 5;
-    p.head = tokens * p.token + 3;
-    p.batch = heads * p.head + 7;
-  }
-  p.total = p.at(c.batch - 1, heads - 1, tokens - 1) + d;
-  return p;
-}
 
 /// The room numbers its enums from 1, in the oracle's order.
 template <typename To, typename From>
@@ -247,12 +191,6 @@ attention::Forward Subject::request() {
       in.given_mask = m.given_mask.data();
   }
   return in;
-}
-
-std::string Subject::missing(const Case& c) {
-  const auto no = [](const std::string& what) { return "not implemented: attention.h has no " + what; };
-  if (c.direction == Direction::kBackward) return no("backward");
-  return "";
 }
 
 Run Subject::create(const Case& c, Isa isa) {

@@ -32,9 +32,6 @@ class Subject {
   Subject(const Subject&) = delete;
   Subject& operator=(const Subject&) = delete;
 
-  /// Why the door has no words for this case: empty if it has.
-  [[nodiscard]] static std::string missing(const Case& c);
-
   /// Only make a plan: its refusal, or not.
   [[nodiscard]] static Run create(const Case& c, Isa isa);
   /// poison: what every workspace byte holds before. text is set if a guard was hit, a gap written, an input changed, or route()

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention/backward.h"
 #include "attention/forward.h"
 #include "attention/request.h"
 
@@ -32,7 +33,8 @@ class CpuPlan final : public Plan {
       : geometry_(make_geometry(config, isa)),
         ops_(kernels::attention_ops(isa)),
         slots_(std::max(physical_threads(), thread_count())),
-        bytes_(Workspace(geometry_, slots_, nullptr).bytes()) {
+        bytes_(Workspace(geometry_, slots_, nullptr).bytes()),
+        backward_(config, isa, slots_) {
     stats_.mode_used = geometry_.mode;
     stats_.blocks_total = geometry_.heads * geometry_.query_blocks * geometry_.key_blocks;
     const int64_t kept = geometry_.routed ? geometry_.top_k : geometry_.mode == Mode::kFull ? geometry_.key_blocks : 0;
@@ -46,12 +48,15 @@ class CpuPlan final : public Plan {
   [[nodiscard]] int64_t query_blocks() const noexcept override { return geometry_.list_query_blocks; }
   [[nodiscard]] int64_t key_blocks() const noexcept override { return geometry_.list_key_blocks; }
   [[nodiscard]] int64_t max_kept() const noexcept override { return geometry_.max_kept; }
-  [[nodiscard]] uint64_t backward_workspace_bytes() const noexcept override { return 0; }
+  [[nodiscard]] uint64_t backward_workspace_bytes() const noexcept override { return backward_.workspace_bytes(); }
   void route(const Forward& in, void* workspace) override {
     SLA2_CHECK(in.list != nullptr, SLA2_E_ARGUMENT, "attention: route has no list to write to");
     run(in, workspace, true);
   }
-  void backward(const Backward&, void*) override { fail(SLA2_E_UNSUPPORTED, "attention: backward is not built yet"); }
+  void backward(const Backward& in, void* workspace) override {
+    const ThreadLimit limit(slots_);
+    backward_.run(in, workspace);
+  }
 
   using Plan::forward;
   void forward(const Forward& in, void* workspace) override { run(in, workspace, false); }
@@ -100,6 +105,7 @@ class CpuPlan final : public Plan {
   kernels::AttentionOps ops_;
   int slots_;
   uint64_t bytes_;
+  BackwardPlan backward_;
   Stats stats_;
 };
 

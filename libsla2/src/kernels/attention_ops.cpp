@@ -31,6 +31,9 @@ AttentionOps attention_ops(Isa isa) {
   ops.attend_fp8 = ref::attend_fp8;
   ops.largest_per_channel = ref::largest_per_channel;
   ops.pack_values_fp8 = ref::pack_values_fp8;
+  ops.softmax_gradient = ref::softmax_gradient;
+  ops.softmax_gradient_bf16 = ref::softmax_gradient_bf16;
+  ops.gemm_bf16 = ref::gemm_bf16;
   if (isa < Isa::kAvx2) return ops;
   ops.panel_gemm = avx2::panel_gemm;
   ops.online_softmax = avx2::online_softmax;
@@ -49,6 +52,7 @@ AttentionOps attention_ops(Isa isa) {
   ops.shift_rows = avx512::shift_rows;
   ops.mean_rows = avx512::mean_rows;
   ops.merge_rows = avx512::merge_rows;
+  ops.softmax_gradient = avx2::softmax_gradient;
   if (isa < Isa::kAvx512Bf16) return ops;
   ops.attend_bf16 = avx512_bf16::attend_bf16;
   ops.pack_keys_bf16 = avx512_bf16::pack_keys_bf16;
@@ -63,6 +67,8 @@ AttentionOps attention_ops(Isa isa) {
   ops.attend_int8 = avx512_bf16::attend_int8;
   ops.quantise_rows_int8 = avx512_bf16::quantise_rows_int8;
   ops.pack_keys_int8 = avx512_bf16::pack_keys_int8;
+  ops.softmax_gradient_bf16 = avx512_bf16::softmax_gradient_bf16;
+  ops.gemm_bf16 = avx512_bf16::gemm_bf16;
   return ops;
 }
 

@@ -9,11 +9,13 @@
 #include "kernels/block_gather.h"
 #include "kernels/block_sum.h"
 #include "kernels/feature_map.h"
+#include "kernels/gemm_bf16.h"
 #include "kernels/linear_bf16.h"
 #include "kernels/merge_rows.h"
 #include "kernels/online_softmax.h"
 #include "kernels/panel_gemm.h"
 #include "kernels/route_scores.h"
+#include "kernels/softmax_gradient.h"
 
 namespace sla2::kernels {
 
@@ -44,6 +46,9 @@ struct AttentionOps {
   AttendFp8Op attend_fp8;
   LargestPerChannel largest_per_channel;
   PackValuesFp8 pack_values_fp8;
+  SoftmaxGradientOp softmax_gradient;  ///< backward
+  SoftmaxGradientBf16 softmax_gradient_bf16;
+  GemmBf16Op gemm_bf16;
 };
 
 /// The best version of every op that runs on `isa`.

@@ -112,8 +112,9 @@ class Backward {
       if (prob == 0) continue;
       add(d_values.row(j), A::operand(prob), d_sparse.data(), p.dim);
       const T d_s = prob * (dot(d_sparse.data(), state.values.row(j), p.dim) - mean);
-      add(d_q.row(row), state.scale * d_s, state.keys.row(j), p.dim);
-      add(d_keys.row(j), state.scale * d_s, state.q.row(row), p.dim);
+      const T d_logit_here = A::operand(state.scale * d_s);
+      add(d_q.row(row), d_logit_here, state.keys.row(j), p.dim);
+      add(d_keys.row(j), d_logit_here, state.q.row(row), p.dim);
       const T m = static_cast<T>(sel.mask(b, state.block_of(j)));  // weight = M, or b_j·(1 − M) for a pooled key
       d_logit(b, state.block_of(j)) += state.is_token(j) ? (T{1} - m) * d_s : -m * d_s;
     }

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+// The linear branch and its gradient. Per query block H = Σ h_j over the key blocks it sees; per key block A_j = Σ dH over the
+// query blocks that see it; both are the shorter of "totals minus the others" and plain sums, in fp64. h, dH: [P][D][16], a
+// matrix of φ's channel times value's channel whose panels run over the latter.
+#include "attention/backward_parts.h"
+#include "kernels/panel_gemm.h"
+
+namespace sla2::attention {
+namespace {
+
+using kernels::kPanel;
+
+constexpr double kDenominatorFloor = 1e-6;  // ε of the linear branch, relative to φ(q)·z over all keys
+
+/// Σ over `in`, or totals minus Σ over `out`.
+void sum_blocks(const BackwardCall& call, const Blocks& in, const Blocks& out, int64_t size, const float* blocks, int64_t stride,
+                const double* total, double* sum) {
+  if (out.count <= in.count) {
+    call.ops.block_sum(size, blocks, stride, out.index, out.count, -1.0, total, sum);
+  } else {
+    call.ops.block_sum(size, blocks, stride, in.index, in.count, 1.0, nullptr, sum);
+  }
+}
+
+/// Σ_i weight(i) · x_i, weights 1 − M of a soft mask, `step` apart.
+void sum_weighted(const double* mask, int64_t step, int64_t count, int64_t size, const float* blocks, int64_t stride,
+                  double* sum) {
+  std::fill_n(sum, size, 0.0);
+  for (int64_t i = 0; i < count; ++i) {
+    const double weight = 1 - mask[i * step];
+    for (int64_t c = 0; c < size; ++c) sum[c] += weight * static_cast<double>(blocks[i * stride + c]);
+  }
+}
+
+/// [P][D][16] to the same of its transpose. Padding is zero.
+void turn(const BackwardShape& s, const float* x, float* y) {
+  for (int64_t p = 0; p < s.panels; ++p)
+    for (int64_t e = 0; e < s.dim; ++e) {
+      const float* const from = x + e / kPanel * s.dim * kPanel + e % kPanel;
+      float* const to = y + (p * s.dim + e) * kPanel;
+      const int64_t width = std::min(kPanel, s.dim - p * kPanel);
+      for (int64_t c = 0; c < width; ++c) to[c] = from[(p * kPanel + c) * kPanel];
+      for (int64_t c = width; c < kPanel; ++c) to[c] = 0;
+    }
+}
+
+/// rows [n, D] times a matrix [P][D][16] to out [n, W].
+void multiply(const BackwardCall& call, int64_t n, const float* rows, const float* matrix, float* out) {
+  const BackwardShape& s = call.shape;
+  for (int64_t p = 0; p < s.panels; ++p)
+    call.ops.panel_gemm(n, s.dim, rows, s.dim, 1, matrix + p * s.dim * kPanel, out + p * kPanel, s.width, false);
+}
+
+/// Through φ = softmax over channels: dx = φ ⊙ (dφ − ⟨φ, dφ⟩). Padding columns become zero.
+void through_features(const BackwardShape& s, int64_t n, const float* phi, const float* d_phi, float* out) {
+  for (int64_t t = 0; t < n; ++t, phi += s.dim, d_phi += s.width, out += s.width) {
+    double mean = 0;
+    for (int64_t c = 0; c < s.dim; ++c) mean += static_cast<double>(phi[c]) * static_cast<double>(d_phi[c]);
+    for (int64_t c = 0; c < s.dim; ++c) out[c] = phi[c] * static_cast<float>(static_cast<double>(d_phi[c]) - mean);
+    std::fill(out + s.dim, out + s.width, 0.0F);
+  }
+}
+
+double dot(const float* x, const float* y, int64_t count) {
+  double sum = 0;
+  for (int64_t c = 0; c < count; ++c) sum += static_cast<double>(x[c]) * static_cast<double>(y[c]);
+  return sum;
+}
+
+/// ∂/∂(1 − M) of every query block on key block j: ⟨dH, h_j⟩ + ⟨dZ, z_j⟩; turned into logits of a soft mask.
+void soft_logits(const BackwardShape& s, const UnitBuffers& b, int64_t j) {
+  const int64_t size = s.dim * s.width;
+  for (int64_t u = 0; u < s.blocks; ++u) {
+    const double m = b.mask[u * s.key_blocks + j];
+    const double weight =
+        s.shares ? dot(b.d_h + u * size, b.h + j * size, size) + dot(b.d_z + u * s.dim, b.z + j * s.dim, s.dim) : 0;
+    b.d_logit[u * s.key_blocks + j] = -m * (1 - m) * weight;
+  }
+}
+
+}  // namespace
+
+void linear_forward(const BackwardCall& call, const UnitBuffers& b, int64_t u, const Blocks& in, const Blocks& out,
+                    const BackwardWorker& w) {
+  const BackwardShape& s = call.shape;
+  const int64_t n = s.query_rows(u), size = s.dim * kPanel;
+  const bool weighted = s.soft && s.shares;
+  const double* const mask = weighted ? b.mask + u * s.key_blocks : nullptr;
+  call.ops.feature_map(n, s.dim, w.x2);
+  for (int64_t p = 0; p < s.panels; ++p) {
+    if (weighted) {
+      sum_weighted(mask, 1, s.key_blocks, size, b.h + p * size, s.panels * size, w.h_sum);
+    } else {
+      sum_blocks(call, in, out, size, b.h + p * size, s.panels * size, b.h_total + p * size, w.h_sum);
+    }
+    for (int64_t i = 0; i < size; ++i) w.h[p * size + i] = static_cast<float>(w.h_sum[i]);
+  }
+  if (weighted) {
+    sum_weighted(mask, 1, s.key_blocks, s.dim, b.z, s.dim, w.z_sum);
+  } else {
+    sum_blocks(call, in, out, s.dim, b.z, s.dim, b.z_total, w.z_sum);
+  }
+  multiply(call, n, w.x2, w.h, w.o_linear);
+  for (int64_t r = 0; r < n; ++r) {
+    double rest = 0, total = 0;
+    for (int64_t c = 0; c < s.dim; ++c) {
+      const double phi = static_cast<double>(w.x2[r * s.dim + c]);
+      rest += phi * w.z_sum[c];
+      total += phi * b.z_total[c];
+    }
+    const double floor = kDenominatorFloor * total;
+    w.floored[r] = rest < floor;
+    const double denominator = rest < floor ? floor : rest;  // NaN stays NaN
+    w.inverse[r] = in.count == 0 || denominator == 0 ? 0.0 : 1.0 / denominator;
+    for (int64_t c = 0; c < s.width; ++c) {
+      float& x = w.o_linear[r * s.width + c];
+      x = w.inverse[r] == 0 ? 0.0F : static_cast<float>(static_cast<double>(x) * w.inverse[r]);
+    }
+  }
+}
+
+void linear_backward(const BackwardCall& call, const UnitBuffers& b, int64_t u, const BackwardWorker& w) {
+  const BackwardShape& s = call.shape;
+  const int64_t n = s.query_rows(u), size = s.dim * kPanel;
+  turn(s, w.h, w.h_turned);
+  multiply(call, n, w.x3, w.h_turned, w.d_phi);  // dO_l · Hᵀ
+  for (int64_t r = 0; r < n; ++r)
+    for (int64_t c = 0; c < s.dim; ++c) {
+      float& x = w.d_phi[r * s.width + c];
+      const double z = w.floored[r] != 0 ? kDenominatorFloor * b.z_total[c] : w.z_sum[c];
+      x = w.inverse[r] == 0 ? 0.0F : static_cast<float>((static_cast<double>(x) - w.d_linear_mean[r] * z) * w.inverse[r]);
+    }
+  through_features(s, n, w.x2, w.d_phi, b.d_q + u * s.block_q * s.width);
+
+  float *const d_z = b.d_z + u * s.dim, *const d_floor = b.d_floor + u * s.dim;
+  std::fill_n(w.z_sum, s.dim, 0.0);
+  std::fill_n(w.h_sum, s.dim, 0.0);
+  for (int64_t r = 0; r < n; ++r) {
+    double* const sum = w.floored[r] != 0 ? w.h_sum : w.z_sum;
+    const double factor = w.d_linear_mean[r] * (w.floored[r] != 0 ? kDenominatorFloor : 1);
+    for (int64_t c = 0; c < s.dim; ++c) {
+      float& phi = w.x2[r * s.dim + c];
+      phi = w.inverse[r] == 0 ? 0.0F : static_cast<float>(static_cast<double>(phi) * w.inverse[r]);
+      sum[c] -= factor * static_cast<double>(phi);
+    }
+  }
+  for (int64_t c = 0; c < s.dim; ++c) d_z[c] = static_cast<float>(w.z_sum[c]), d_floor[c] = static_cast<float>(w.h_sum[c]);
+  kernels::pack_values(w.x3, n, s.dim, n, w.panels);
+  for (int64_t p = 0; p < s.panels; ++p)
+    call.ops.panel_gemm(s.dim, n, w.x2, 1, s.dim, w.panels + p * n * kPanel, b.d_h + (u * s.panels + p) * size, kPanel, false);
+}
+
+void linear_totals(const BackwardCall& call) {
+  for_units(call, call.shape.panels, [](const BackwardCall& c, int64_t unit, int64_t panel, const BackwardWorker&) {
+    const BackwardShape& s = c.shape;
+    const UnitBuffers b = c.space.unit(unit);
+    const int64_t size = s.dim * kPanel;
+    const auto total = [&](int64_t count, const float* blocks, int64_t stride, double* out) {
+      c.ops.block_sum(count, blocks, stride, c.space.all_blocks, s.blocks, 1.0, nullptr, out);
+    };
+    total(size, b.d_h + panel * size, s.panels * size, b.d_h_total + panel * size);
+    if (panel > 0) return;
+    total(s.dim, b.d_z, s.dim, b.d_z_total);
+    total(s.dim, b.d_floor, s.dim, b.d_floor_total);
+  });
+}
+
+void linear_keys(const BackwardCall& call, int64_t unit, int64_t j, const BackwardWorker& w) {
+  const BackwardShape& s = call.shape;
+  const UnitBuffers b = call.space.unit(unit);
+  const int64_t at = j * s.block_k * s.width, size = s.dim * kPanel;
+  if (s.soft && j < s.key_blocks) {
+    if (s.linear) {
+      soft_logits(s, b, j);
+    } else {
+      for (int64_t u = 0; u < s.blocks; ++u) b.d_logit[u * s.key_blocks + j] = 0;
+    }
+  }
+  if (!s.linear || j >= s.key_blocks) {
+    std::fill_n(b.d_k + at, s.block_k * s.width, 0.0F);
+    std::fill_n(b.d_v + at, s.block_k * s.width, 0.0F);
+    return;
+  }
+  const bool weighted = s.soft && s.shares;
+  Blocks in{w.in, 0}, out{w.out, 0};
+  for (int64_t u = 0; u < s.blocks; ++u) {
+    const bool seen = (b.state[j * s.blocks + u] & kNotLinear) == 0;
+    (seen ? w.in[in.count++] : w.out[out.count++]) = static_cast<int32_t>(u);
+  }
+  const double* const mask = weighted ? b.mask + j : nullptr;
+  for (int64_t p = 0; p < s.panels; ++p) {
+    if (weighted) {
+      sum_weighted(mask, s.key_blocks, s.blocks, size, b.d_h + p * size, s.panels * size, w.h_sum);
+    } else {
+      sum_blocks(call, in, out, size, b.d_h + p * size, s.panels * size, b.d_h_total + p * size, w.h_sum);
+    }
+    for (int64_t i = 0; i < size; ++i) w.h[p * size + i] = static_cast<float>(w.h_sum[i]);
+  }
+  if (weighted) {
+    sum_weighted(mask, s.key_blocks, s.blocks, s.dim, b.d_z, s.dim, w.z_sum);
+  } else {
+    sum_blocks(call, in, out, s.dim, b.d_z, s.dim, b.d_z_total, w.z_sum);
+  }
+  for (int64_t c = 0; c < s.dim; ++c) w.z_sum[c] += b.d_floor_total[c];
+
+  const int64_t n = s.token_keys(j), head = call.unit_index(unit), heads = s.config.kv_heads;
+  call.ops.load_rows(rows_of(call.in.k, head, heads), j * s.block_k, n, s.dim, 1.0F, w.x0);
+  if (s.config.smooth_k) call.ops.shift_rows(n, s.dim, b.shift, w.x0);
+  call.ops.feature_map(n, s.dim, w.x0);
+  call.ops.load_rows(rows_of(call.in.v, head, heads), j * s.block_k, n, s.dim, 1.0F, w.x1);
+  multiply(call, n, w.x0, w.h, b.d_v + at);  // dV = φ(K)·A
+  turn(s, w.h, w.h_turned);
+  multiply(call, n, w.x1, w.h_turned, w.d_phi);  // dφ(K) = V·Aᵀ + 1·bᵀ
+  for (int64_t t = 0; t < n; ++t)
+    for (int64_t c = 0; c < s.dim; ++c) {
+      float& x = w.d_phi[t * s.width + c];
+      x = static_cast<float>(static_cast<double>(x) + w.z_sum[c]);
+    }
+  through_features(s, n, w.x0, w.d_phi, b.d_k + at);
+  std::fill_n(b.d_k + at + n * s.width, (s.block_k - n) * s.width, 0.0F);
+  std::fill_n(b.d_v + at + n * s.width, (s.block_k - n) * s.width, 0.0F);
+  if (s.config.smooth_k) return;
+  double* const sum = b.column_sums + j * s.dim;  // what K receives here does not come through K − μ
+  std::fill_n(sum, s.dim, 0.0);
+  for (int64_t t = 0; t < n; ++t)
+    for (int64_t c = 0; c < s.dim; ++c) sum[c] -= static_cast<double>(b.d_k[at + t * s.width + c]);
+}
+
+}  // namespace sla2::attention

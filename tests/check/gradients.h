@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// dir=bwd: the library's backward on a case against the oracle's, gradient by gradient.
+#pragma once
+#include <map>
+
+#include "judge.h"
+#include "subject.h"
+
+namespace sla2::check {
+
+/// One gradient as the library lays it out: dQ [B,H,N_q,D], dK, dV [B,H_kv,N_k,D], parameters as in attention.h.
+struct Gradient {
+  std::string name;
+  Element type;
+  std::vector<double> values;
+};
+
+/// Inputs in the case's layout, parameters as the library shares them between heads and batches, and the truth.
+class GradientSubject {
+ public:
+  explicit GradientSubject(const Case& c);
+  ~GradientSubject();
+  GradientSubject(const GradientSubject&) = delete;
+  GradientSubject& operator=(const GradientSubject&) = delete;
+
+  struct Result {
+    std::string text;                          ///< a refusal, or what the guards saw
+    std::vector<std::vector<std::byte>> bits;  ///< in the order of truth()
+  };
+  /// given: out and lse are passed (the oracle's, in fp32); else the library computes them again.
+  [[nodiscard]] Result run(Isa isa, int threads, unsigned char poison, bool given);
+  [[nodiscard]] const Case& test() const;
+  [[nodiscard]] double largest_lse() const;
+  [[nodiscard]] const std::vector<Gradient>& truth() const;
+  /// Plain code's gradients; and its largest errors under other signs of dO's rows.
+  [[nodiscard]] const std::vector<Gradient>& plain(Arithmetic arithmetic);
+  [[nodiscard]] const std::vector<double>& plain_errors(Arithmetic arithmetic);
+
+ private:
+  struct Memory;
+  std::unique_ptr<Memory> memory_;
+};
+
+[[nodiscard]] Verdict check_gradients(GradientSubject& subject, const std::vector<int>& threads, Isa isa);
+
+}  // namespace sla2::check
