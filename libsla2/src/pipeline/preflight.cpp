@@ -29,6 +29,7 @@ uint64_t sampling_bytes(const ModelParts& model, const Settings& settings, const
                         int64_t tokens, std::string* text) {
   dit::Options options;
   options.precision = settings.precision;
+  options.linear_bits = settings.linear_bits;
   const AttentionSettings& attention = settings.attention;
   const dit::LayerAttention sparse{attention::Mode::kSla2, attention.sparsity, attention.block_q, attention.block_k};
   const dit::PlanSummary plan =
@@ -83,7 +84,7 @@ std::string sampling_remedy(const ModelParts& model, const Settings& settings, i
     constexpr int64_t kPixelsPerToken = 16;
     return fmt::format("width = {}, height = {} would fit", grid.width * kPixelsPerToken, grid.height * kPixelsPerToken);
   }
-  return "the weights alone need most of it: use a smaller model, or weights stored as bf16 or fp8";
+  return "the weights alone need most of it: use linear_bits = 8, a smaller model, or weights stored as bf16 or fp8";
 }
 
 }  // namespace
