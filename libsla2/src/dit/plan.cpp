@@ -62,8 +62,15 @@ attention::Config cross_attention_config(const config::DitConfig& config, int64_
   return c;
 }
 
+int64_t default_token_chunk(int64_t tokens) {
+  constexpr int64_t kRowsPerThread = 512, kLeast = 1024, kMost = 4096, kMultiple = 16;
+  const int64_t most = std::clamp(kRowsPerThread * thread_count(), kLeast, kMost);
+  const int64_t chunks = (tokens + most - 1) / most, even = (tokens + chunks - 1) / chunks;  // no small rest
+  return std::min(tokens, (even + kMultiple - 1) / kMultiple * kMultiple);
+}
+
 Activations::Activations(const config::DitConfig& config, const Holding& holding, int64_t token_count, int64_t token_chunk)
-    : tokens(token_count), chunk(std::min(token_count, token_chunk)) {
+    : tokens(token_count), chunk(token_chunk > 0 ? std::min(token_count, token_chunk) : default_token_chunk(token_count)) {
   const auto add = [&](const char* name, int64_t rows, int64_t width, Step first, Step last) {
     return memory.add(name, float_bytes(rows, width), first, last);
   };
