@@ -105,6 +105,24 @@ def test_a_clip_says_everything_by_itself(generate, sla2, tmp_path):
     assert settings["seed"] == 0 and settings["attention"] == "full" and settings["fps"] == FPS and settings["negative_prompt"]
 
 
+def test_8_bit_linears(clip, generate, sla2, tmp_path):
+    """A run in 8 bits shows nearly the same picture, and the report says which Linears were not in bytes."""
+    generate("-o", tmp_path / "png", "--linear-bits", 8, "--report", tmp_path / "report.json", "-s", 11)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["settings"]["linear_bits"] in (8, "8")
+    linears = report["linears"]
+    assert linears["weight_bits"] == 8 and linears["activation_bits"] in (7, 8)
+    assert any("VNNI" in note for note in report["fallbacks"]) == (linears["activation_bits"] == 7)
+    assert {"patch_embedding", "time_projection.1", "head.head", "blocks.*.cross_attn.k"} <= set(linears["not_in_8_bits"])
+    assert not any("ffn" in name or "self_attn" in name for name in linears["not_in_8_bits"])
+    plain = json.loads((clip[0] / "report.json").read_text())
+    assert plain["linears"] == {"weight_bits": 16, "activation_bits": 16, "not_in_8_bits": []}
+    assert report["memory"]["planned_sample_bytes"] < plain["memory"]["planned_sample_bytes"]
+    eight, sixteen = decode(tmp_path / "png" / "%04d.png"), decode(clip[0] / "png" / "%04d.png")
+    assert not (eight == sixteen).all() and psnr(eight, sixteen) > 30
+    assert "linear_bits" in sla2("generate", "-m", "x", "-p", "x", "--linear-bits", 4, "-o", tmp_path / "b.gif", code=2).stderr
+
+
 def test_from_with_another_seed_differs(clip, sla2, tmp_path):
     sla2("generate", "--from", clip[0] / "a.mp4", "-s", 12, "-o", tmp_path / "png")
     assert not (decode(tmp_path / "png" / "%04d.png") == decode(clip[0] / "png" / "%04d.png")).all()

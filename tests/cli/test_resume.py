@@ -53,6 +53,16 @@ def test_stop_and_resume(tool, environment, sla2, tiny_model, tmp_path, whole, s
     assert leftovers(tmp_path) == ["png"]
 
 
+def test_resume_of_8_bit_linears(tool, environment, sla2, tiny_model, tmp_path):
+    run = ["generate", "-m", tiny_model, "-p", PROMPT, "--steps", 12, "--linear-bits", 8, "-o"]
+    sla2(*run, tmp_path / "whole")
+    code, _ = stop_at(tool, environment, [*run, tmp_path / "png", "--threads", 1], 5, signal.SIGINT)
+    assert code == 130
+    sla2("resume", next(tmp_path.glob("*.sla2ckpt")), "--threads", 2)
+    for frame in sorted((tmp_path / "whole").iterdir()):
+        assert (tmp_path / "png" / frame.name).read_bytes() == frame.read_bytes()
+
+
 def test_resume_to_another_output(tool, environment, sla2, tiny_model, tmp_path, whole):
     stop_at(tool, environment, ["generate", "-m", tiny_model, "-p", PROMPT, "--steps", STEPS, "-o", tmp_path / "a.mp4"], 5, signal.SIGKILL)
     (tmp_path / "a.mp4.sla2ckpt.json").unlink()

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """One Wan2.1-1.3B block against diffusers, synthetic weights, dense attention: seconds and memory.
 
-    python tests/python/bench_runner.py [--grid 5x16x16] [--layers 2] [--rounds 3] [--skip-fp32] [--json FILE]
+    python tests/python/bench_runner.py [--grid 5x16x16] [--layers 2] [--rounds 3] [--skip-fp32] [--linear-bits 8] [--json FILE]
 
 Ours and theirs take turns in processes of their own, so that a busy machine disturbs both alike. A round is one pass of theirs
 and one run of probe_dit; the figures are medians over all blocks of all rounds. 5x16x16 is 1,280 tokens, 5x36x36 is 6,480.
+With --linear-bits 8 a row of ours with 8-bit Linears stands beside that in bf16, and both rows' errors against diffusers in fp32:
+a block with random weights at these sizes, and the velocity of the small model in presets/.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -85,26 +88,67 @@ class Theirs:
         return statistics.median(seconds for result in self.results for seconds in result["blocks"])
 
 
-def ours(program: Path, stored: str, grid: str, layers: int, repeat: int) -> dict:
-    command = [str(program), "bench", "--dim", str(DIM), "--heads", str(HEADS), "--ffn", str(FFN), "--layers", str(layers), "--grid", grid,
-               "--stored", stored, "--prompt-tokens", str(PROMPT_TOKENS), "--repeat", str(repeat)]
+def ours(program: Path, stored: str, bits: int, args: argparse.Namespace) -> dict:
+    command = [str(program), "bench", "--dim", str(DIM), "--heads", str(HEADS), "--ffn", str(FFN), "--layers", str(args.layers), "--grid",
+               args.grid, "--stored", stored, "--prompt-tokens", str(PROMPT_TOKENS), "--repeat", str(args.repeat), "--linear-bits", str(bits)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def compare(program: Path, theirs_in: str, stored: str, args: argparse.Namespace) -> dict:
+def compare(program: Path, theirs_in: str, stored: str, bit_counts: list[int], args: argparse.Namespace) -> list[dict]:
+    """One row for each number of bits of ours; all beside the same passes of theirs."""
     theirs = Theirs(theirs_in, args.grid, args.layers)
-    mine = []
+    mine: dict[int, list[dict]] = {bits: [] for bits in bit_counts}
     for _ in range(args.rounds):
         theirs.run()
-        mine.append(ours(program, stored, args.grid, args.layers, args.repeat))
+        for bits in bit_counts:
+            mine[bits].append(ours(program, stored, bits, args))
     theirs.close()
+    return [row(theirs_in if bits == 16 else "8-bit", mine[bits], theirs) for bits in bit_counts]
+
+
+def row(name: str, mine: list[dict], theirs: Theirs) -> dict:
     block = statistics.median(result["block_seconds"] for result in mine)
-    return {"stored": theirs_in, "tokens": mine[0]["tokens"], "isa": mine[0]["isa"], "threads": mine[0]["threads"],
+    return {"stored": name, "tokens": mine[0]["tokens"], "isa": mine[0]["isa"], "threads": mine[0]["threads"],
             "ours_s": block, "diffusers_s": theirs.block(), "ratio": theirs.block() / block,
             "ours_attention_s": statistics.median(result["attention_seconds"] for result in mine),
             "planned": mine[0]["planned_bytes"], "ours_used": max(result["used_bytes"] for result in mine),
             "ours_peak": max(result["peak_bytes"] for result in mine), "diffusers_used": theirs.results[-1]["used"],
             "diffusers_peak": theirs.results[-1]["peak"]}
+
+
+def errors(program: Path, bit_counts: list[int]) -> list[dict]:
+    """Relative L1 and cosine against diffusers in fp32: of a block's output, of what the block added, and of a velocity."""
+    import test_dit
+    import torch
+    from conftest import ROOT
+    from safetensors.torch import load_file, save_file
+
+    small_path = ROOT / "presets" / "models" / "small_world" / "dit.safetensors"
+    small = test_dit.make_model(heads=3, head_dim=64, layers=5, ffn=512, text_dim=128)
+    stored = load_file(str(small_path))
+    small.load_state_dict({name: stored[test_dit.original_name(name)].float().reshape(value.shape) for name, value in small.state_dict().items()})
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        big = test_dit.make_model(heads=HEADS, head_dim=DIM // HEADS, layers=1, ffn=FFN)
+        cases = [(big, test_dit.save_model(big, Path(folder) / "big.safetensors"), test_dit.make_input((5, 8, 8)), test_dit.TEXT_LEN),
+                 (small, small_path, test_dit.make_input((5, 8, 8), text_rows=12, timestep=600.0, text_dim=128), 64)]
+        for model, path, inputs, text_len in cases:
+            exact = test_dit.reference(model, inputs, text_len)
+            save_file(inputs, f"{folder}/in.safetensors")
+            for bits in bit_counts:
+                subprocess.run([str(program), "forward", "--model", str(path), "--input", f"{folder}/in.safetensors", "--output", f"{folder}/out.safetensors",
+                                "--precision", "bf16", "--linear-bits", str(bits)], capture_output=True, check=True)
+                result = load_file(f"{folder}/out.safetensors")
+                outputs = {"velocity": (result["velocity"], exact["velocity"])}
+                if model is big:
+                    outputs = {"block": (result["block.0"], exact["block.0"]),
+                               "its change": (result["block.0"] - result["block.-1"], exact["block.0"] - exact["block.-1"])}
+                for what, (mine, truth) in outputs.items():
+                    mine, truth = mine.double().flatten(), truth.double().flatten()
+                    found.append({"model": "random, 1.3B sizes" if model is big else "small_world", "output": what, "linear_bits": bits,
+                                  "relative_l1": ((mine - truth).abs().sum() / truth.abs().sum()).item(),
+                                  "cosine": torch.nn.functional.cosine_similarity(mine, truth, dim=0).item()})
+    return found
 
 
 def main() -> None:
@@ -114,6 +158,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeat", type=int, default=2, help="passes of ours in a round")
     parser.add_argument("--skip-fp32", action="store_true", help="compare with diffusers in bf16 only")
+    parser.add_argument("--linear-bits", type=int, choices=(16, 8), default=16, help="8: also ours with 8-bit Linears, and the errors")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", choices=("bf16", "fp32"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -123,15 +168,21 @@ def main() -> None:
 
     program = find_program("probe_dit")
     pairs = (("bf16", "bf16"), ("fp32", "f32"))[: 1 if args.skip_fp32 else 2]
-    rows = [compare(program, theirs_in, stored, args) for theirs_in, stored in pairs]
+    bit_counts = [16, 8] if args.linear_bits == 8 else [16]
+    rows = []
+    for theirs_in, stored in pairs:
+        rows += compare(program, theirs_in, stored, bit_counts if theirs_in == "bf16" else [16], args)
     print(f"Wan2.1-1.3B block, {rows[0]['tokens']} tokens, {args.layers} layers, {rows[0]['threads']} threads, {rows[0]['isa']}")
     print("stored   ours s/block (attention)   diffusers s/block   ratio   peak ours / theirs MiB   used ours / planned / theirs MiB")
     for row in rows:
         print(f"{row['stored']:6}   {row['ours_s']:10.3f} ({row['ours_attention_s']:.3f})   {row['diffusers_s']:18.3f}   {row['ratio']:5.2f}"
               f"   {row['ours_peak'] / MIB:8.0f} / {row['diffusers_peak'] / MIB:.0f}"
               f"   {row['ours_used'] / MIB:12.0f} / {row['planned'] / MIB:.0f} / {row['diffusers_used'] / MIB:.0f}")
+    rest = errors(program, bit_counts) if args.linear_bits == 8 else []
+    for error in rest:
+        print(f"{error['model']}, {error['output']}, {error['linear_bits']} bits: relative L1 {error['relative_l1']:.5f}, cosine {error['cosine']:.7f}")
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+        args.json.write_text(json.dumps(rows + rest, indent=2) + "\n")
 
 
 if __name__ == "__main__":

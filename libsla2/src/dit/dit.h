@@ -34,9 +34,10 @@ struct LayerAttention {
 
 struct Options {
   Precision precision = Precision::kAuto;
-  int64_t token_chunk = 4096;  ///< rows at a time in QKV and FFN, so that only attention sees whole-sequence tensors
+  int linear_bits = 16;     ///< 8: the blocks' Linears in whole bytes (W8A8), scales per token and channel; the rest as precision
+  int64_t token_chunk = 0;  ///< rows at a time in QKV and FFN, so that only attention sees whole-sequence tensors; 0: see plan.h
   /// For tests: called after each block with x [tokens, dim]; block -1 is the patch embedding.
-  std::function<void(int64_t block, std::span<const float> x)> on_block;
+  std::function<void(int64_t block, std::span<const float> x)> on_block{};
 };
 
 /// Per-prompt constants: text MLP and every layer's cross-attention K and V, padding collapsed into one biased key.
@@ -87,5 +88,12 @@ struct PlanSummary {
 PlanSummary plan(const config::DitConfig& config, const latent::Grid& grid, int64_t prompt_tokens, const Options& options,
                  std::span<const LayerAttention> kinds = {}, DType stored = DType::kBF16);
 DType stored_type(const weights::Checkpoint& checkpoint);
+
+/// What linear_bits means for a model on this machine.
+struct LinearBits {
+  int weights = 16, activations = 16;  ///< bits; without VNNI activations have 7 of 8, see kernels/packed_linear.h
+  std::vector<std::string> full;       ///< Linears that stay in 16 or 32 bits; empty if all do
+};
+LinearBits linear_bits(const config::DitConfig& config, const Options& options);
 
 }  // namespace sla2::dit

@@ -38,14 +38,22 @@ LinearSpec spec_text_in(const config::DitConfig& c) { return {{"text_embedding.0
 LinearSpec spec_text_out(const config::DitConfig& c) { return {{"text_embedding.2"}, c.dim, c.dim}; }
 LinearSpec spec_head(const config::DitConfig& c) { return {{"head.head"}, c.dim, c.out_channels * kPatchArea}; }
 LinearSpec spec_qkv(const config::DitConfig& c, int64_t layer) {
-  return {{block_name(layer, "self_attn.q"), block_name(layer, "self_attn.k"), block_name(layer, "self_attn.v")}, c.dim, c.dim};
+  return {
+      {block_name(layer, "self_attn.q"), block_name(layer, "self_attn.k"), block_name(layer, "self_attn.v")}, c.dim, c.dim, true};
 }
-LinearSpec spec_self_out(const config::DitConfig& c, int64_t layer) { return {{block_name(layer, "self_attn.o")}, c.dim, c.dim}; }
+LinearSpec spec_self_out(const config::DitConfig& c, int64_t layer) {
+  return {{block_name(layer, "self_attn.o")}, c.dim, c.dim, true};
+}
 LinearSpec spec_cross(const config::DitConfig& c, int64_t layer, const char* which) {
-  return {{block_name(layer, "cross_attn.") + which}, c.dim, c.dim};
+  const bool every_step = *which == 'q' || *which == 'o';  // k and v are computed once per prompt
+  return {{block_name(layer, "cross_attn.") + which}, c.dim, c.dim, every_step};
 }
-LinearSpec spec_ffn_in(const config::DitConfig& c, int64_t layer) { return {{block_name(layer, "ffn.0")}, c.dim, c.ffn_dim}; }
-LinearSpec spec_ffn_out(const config::DitConfig& c, int64_t layer) { return {{block_name(layer, "ffn.2")}, c.ffn_dim, c.dim}; }
+LinearSpec spec_ffn_in(const config::DitConfig& c, int64_t layer) {
+  return {{block_name(layer, "ffn.0")}, c.dim, c.ffn_dim, true};
+}
+LinearSpec spec_ffn_out(const config::DitConfig& c, int64_t layer) {
+  return {{block_name(layer, "ffn.2")}, c.ffn_dim, c.dim, true};
+}
 
 std::vector<LinearSpec> resident_linears(const config::DitConfig& c) {
   std::vector<LinearSpec> all{spec_patch(c), spec_time_in(c), spec_time_out(c), spec_time_projection(c), spec_head(c)};
@@ -56,12 +64,36 @@ std::vector<LinearSpec> resident_linears(const config::DitConfig& c) {
   return all;
 }
 
-Holding choose_holding(const config::DitConfig& config, DType stored, Precision precision) {
-  const bool bf16 = precision == Precision::kBf16 || (precision == Precision::kAuto && has_fast_bf16());
-  if (bf16) return {DType::kBF16, kernels::Compute::kBf16};
+Holding choose_holding(const config::DitConfig& config, DType stored, const Options& options) {
+  SLA2_CHECK(options.linear_bits == 16 || options.linear_bits == 8, SLA2_E_ARGUMENT, "linear_bits is {}, expected 16 or 8",
+             options.linear_bits);
+  const bool eight = options.linear_bits == 8;
+  const bool bf16 = options.precision == Precision::kBf16 || (options.precision == Precision::kAuto && has_fast_bf16());
+  if (bf16) return {{DType::kBF16, kernels::Compute::kBf16}, eight};
   const bool small = resident_parameters(config) * sizeof(float) <= kSmallModelBytes;
-  if (small || stored == DType::kF32 || stored == DType::kF64) return {DType::kF32, kernels::Compute::kF32};
-  return {stored == DType::kF16 ? DType::kF16 : DType::kBF16, kernels::Compute::kF32};  // fp8 · scale fits bf16
+  if (small || stored == DType::kF32 || stored == DType::kF64) return {{DType::kF32, kernels::Compute::kF32}, eight};
+  return {{stored == DType::kF16 ? DType::kF16 : DType::kBF16, kernels::Compute::kF32}, eight};  // fp8 · scale fits bf16
+}
+
+LinearForm form_of(const LinearSpec& spec, const Holding& holding) {
+  if (holding.eight_bits && spec.bears_eight_bits) return {DType::kI8, kernels::Compute::kInt8};
+  return holding;
+}
+
+LinearBits linear_bits(const config::DitConfig& config, const Options& options) {
+  const Holding holding = choose_holding(config, DType::kBF16, options);
+  if (!holding.eight_bits) return {};
+  constexpr int kAllLevels = 255, kBits = 8;
+  LinearBits bits{kBits, kernels::activation_levels() == kAllLevels ? kBits : kBits - 1, {}};
+  const std::string first = block_name(0, "");
+  std::vector<LinearSpec> all = resident_linears(config);
+  all.insert(all.end(), {spec_text_in(config), spec_text_out(config), spec_cross(config, 0, "k"), spec_cross(config, 0, "v")});
+  for (const LinearSpec& spec : all) {
+    if (form_of(spec, holding).compute == kernels::Compute::kInt8) continue;
+    for (const std::string& name : spec.names)
+      bits.full.push_back(name.starts_with(first) ? "blocks.*." + name.substr(first.size()) : name);
+  }
+  return bits;
 }
 
 void Loader::check_complete(const config::DitConfig& c) const {
@@ -85,12 +117,12 @@ void Loader::check_complete(const config::DitConfig& c) const {
        checkpoint_.path(), missing, missing == 1 ? " is" : "s are", fmt::join(names, ", "), missing > kMissingShown ? ", …" : "");
 }
 
-void Loader::read_weight(const std::string& name, int64_t out, int64_t in, std::span<std::byte> target) const {
+void Loader::read_weight(const std::string& name, int64_t out, int64_t in, DType held, std::span<std::byte> target) const {
   // The patch embedding is stored as a convolution [out, C, 1, 2, 2] or as a Linear [out, C·4]: the same bytes.
   const weights::TensorInfo& info = checkpoint_.info(name);
   SLA2_CHECK(!info.shape.empty() && info.shape[0] == out && info.element_count() == out * in, SLA2_E_MODEL_MISMATCH,
              "{}: {} has shape [{}], expected [{}, {}]", checkpoint_.path(), name, fmt::join(info.shape, ", "), out, in);
-  switch (holding_.held) {
+  switch (held) {
     case DType::kBF16: return checkpoint_.read_bf16(name, info.shape, as<bf16_t>(target));
     case DType::kF16:
       if (info.dtype == DType::kF16) return checkpoint_.read_raw(name, target);
@@ -103,10 +135,11 @@ void Loader::read_weight(const std::string& name, int64_t out, int64_t in, std::
 }
 
 kernels::PackedLinear Loader::linear(const LinearSpec& spec) const {
-  kernels::PackedLinear linear(spec.in, spec.out(), holding_.held, holding_.compute);
+  const LinearForm form = form_of(spec, holding_);
+  kernels::PackedLinear linear(spec.in, spec.out(), form.held, form.compute);
   const size_t part = linear.weight().size() / spec.names.size(), bias_part = static_cast<size_t>(spec.out_each);
   for (size_t i = 0; i < spec.names.size(); ++i) {
-    read_weight(spec.names[i] + ".weight", spec.out_each, spec.in, linear.weight().subspan(i * part, part));
+    read_weight(spec.names[i] + ".weight", spec.out_each, spec.in, form.held, linear.weight().subspan(i * part, part));
     const int64_t shape[] = {spec.out_each};
     checkpoint_.read_f32(spec.names[i] + ".bias", shape, linear.bias().subspan(i * bias_part, bias_part));
   }

@@ -11,20 +11,28 @@
 
 namespace sla2::dit {
 
-/// How the Linears of a model are held in memory and multiplied; one choice for the whole model.
-struct Holding {
+/// How a Linear is held in memory and multiplied.
+struct LinearForm {
   DType held = DType::kF32;
   kernels::Compute compute = kernels::Compute::kF32;
 };
-Holding choose_holding(const config::DitConfig& config, DType stored, Precision precision);
+/// The same for a whole model: the form of its Linears, and whether those that bear it are 8-bit instead.
+struct Holding : LinearForm {
+  bool eight_bits = false;
+};
+Holding choose_holding(const config::DitConfig& config, DType stored, const Options& options);
 
 /// A Linear by its tensors' common name ("blocks.0.ffn.0": .weight [out, in], .bias [out]). Several names are stacked
 /// along the output, so that q, k and v are one product.
 struct LinearSpec {
   std::vector<std::string> names;
   int64_t in = 0, out_each = 0;
+  bool bears_eight_bits = false;  ///< a block's own Linear: nearly all of the work; the few others shape every number after them
   [[nodiscard]] int64_t out() const noexcept { return out_each * static_cast<int64_t>(names.size()); }
 };
+
+/// The form of one Linear of a model held so.
+LinearForm form_of(const LinearSpec& spec, const Holding& holding);
 
 LinearSpec spec_patch(const config::DitConfig& c);
 LinearSpec spec_time_in(const config::DitConfig& c);
@@ -50,14 +58,10 @@ class Loader {
   /// Throws FILE_FORMAT naming every tensor the configuration asks for and the checkpoint lacks.
   void check_complete(const config::DitConfig& c) const;
   [[nodiscard]] kernels::PackedLinear linear(const LinearSpec& spec) const;
-  /// Scratch that `linear.forward` needs for so many rows.
-  [[nodiscard]] uint64_t workspace_bytes(const kernels::PackedLinear& linear, int64_t rows) const noexcept {
-    return kernels::PackedLinear::workspace_bytes(linear.in(), linear.out(), rows, holding_.held, holding_.compute);
-  }
   [[nodiscard]] AlignedBuffer<float> vector(const std::string& name, const std::vector<int64_t>& shape) const;
 
  private:
-  void read_weight(const std::string& name, int64_t out, int64_t in, std::span<std::byte> target) const;
+  void read_weight(const std::string& name, int64_t out, int64_t in, DType held, std::span<std::byte> target) const;
   const weights::Checkpoint& checkpoint_;
   Holding holding_;
 };

@@ -12,10 +12,14 @@ constexpr double kMiB = 1024.0 * 1024.0;
 
 uint64_t float_bytes(int64_t rows, int64_t width) { return static_cast<uint64_t>(rows * width) * sizeof(float); }
 
+uint64_t linear_scratch(const LinearSpec& spec, int64_t rows, const Holding& holding) {
+  const LinearForm form = form_of(spec, holding);
+  return kernels::PackedLinear::workspace_bytes(spec.in, spec.out(), rows, form.held, form.compute);
+}
+
 uint64_t scratch_bytes(const std::vector<LinearSpec>& specs, int64_t rows, const Holding& holding) {
   uint64_t most = 0;
-  for (const LinearSpec& spec : specs)
-    most = std::max(most, kernels::PackedLinear::workspace_bytes(spec.in, spec.out(), rows, holding.held, holding.compute));
+  for (const LinearSpec& spec : specs) most = std::max(most, linear_scratch(spec, rows, holding));
   return most;
 }
 
@@ -31,7 +35,7 @@ uint64_t resident_bytes(const config::DitConfig& config, const Holding& holding)
   uint64_t sum = 2 * static_cast<uint64_t>(modulation_floats(config)) * sizeof(float);  // as stored, and for one timestep
   sum += float_bytes(config.layers, (3 + 2 * static_cast<int64_t>(config.cross_attn_norm)) * config.dim);  // norms
   for (const LinearSpec& spec : resident_linears(config))
-    sum += kernels::PackedLinear::held_bytes(spec.in, spec.out(), holding.held);
+    sum += kernels::PackedLinear::held_bytes(spec.in, spec.out(), form_of(spec, holding).held);
   return sum;
 }
 
@@ -58,8 +62,15 @@ attention::Config cross_attention_config(const config::DitConfig& config, int64_
   return c;
 }
 
+int64_t default_token_chunk(int64_t tokens) {
+  constexpr int64_t kRowsPerThread = 512, kLeast = 1024, kMost = 4096, kMultiple = 16;
+  const int64_t most = std::clamp(kRowsPerThread * thread_count(), kLeast, kMost);
+  const int64_t chunks = (tokens + most - 1) / most, even = (tokens + chunks - 1) / chunks;  // no small rest
+  return std::min(tokens, (even + kMultiple - 1) / kMultiple * kMultiple);
+}
+
 Activations::Activations(const config::DitConfig& config, const Holding& holding, int64_t token_count, int64_t token_chunk)
-    : tokens(token_count), chunk(std::min(token_count, token_chunk)) {
+    : tokens(token_count), chunk(token_chunk > 0 ? std::min(token_count, token_chunk) : default_token_chunk(token_count)) {
   const auto add = [&](const char* name, int64_t rows, int64_t width, Step first, Step last) {
     return memory.add(name, float_bytes(rows, width), first, last);
   };
@@ -82,7 +93,7 @@ Activations::Activations(const config::DitConfig& config, const Holding& holding
 
 PlanSummary plan(const config::DitConfig& config, const latent::Grid& grid, int64_t prompt_tokens, const Options& options,
                  std::span<const LayerAttention> kinds, DType stored) {
-  const Holding holding = choose_holding(config, stored, options.precision);
+  const Holding holding = choose_holding(config, stored, options);
   const Activations activations(config, holding, grid.tokens(), options.token_chunk);
   const int64_t keys = prompt_keys(config, prompt_tokens), width = std::max(config.text_dim, config.dim);
 
@@ -103,12 +114,12 @@ PlanSummary plan(const config::DitConfig& config, const latent::Grid& grid, int6
   summary.activation_bytes = activations.memory.total_bytes() + workspace;
   const auto mib = [](uint64_t bytes) { return static_cast<double>(bytes) / kMiB; };
   summary.text = fmt::format(
-      "weights: {:.1f} MiB, Linears held as {}, products in {}\n"
+      "weights: {:.1f} MiB, Linears held as {}, products in {}{}\n"
       "prompt: {:.1f} MiB cross-attention K and V ({} keys), {:.1f} MiB while they are made\n"
       "attention workspace: {:.1f} MiB\nactivations: {:.1f} MiB for {} tokens, {} rows at a time\n{}",
       mib(summary.weight_bytes), dtype_name(holding.held), holding.compute == kernels::Compute::kBf16 ? "bf16" : "fp32",
-      mib(constants), keys, mib(pass), mib(workspace), mib(activations.memory.total_bytes()), activations.tokens,
-      activations.chunk, activations.memory.to_text());
+      holding.eight_bits ? "; those of the blocks as 8-bit integers" : "", mib(constants), keys, mib(pass), mib(workspace),
+      mib(activations.memory.total_bytes()), activations.tokens, activations.chunk, activations.memory.to_text());
   return summary;
 }
 

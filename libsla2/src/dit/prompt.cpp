@@ -13,10 +13,9 @@ namespace sla2::dit {
 
 namespace {
 
-AlignedBuffer<float> apply(const kernels::PackedLinear& linear, const float* x, int64_t rows, kernels::Epilogue::Kind kind,
-                           const Loader& loader) {
+AlignedBuffer<float> apply(const kernels::PackedLinear& linear, const float* x, int64_t rows, kernels::Epilogue::Kind kind) {
   AlignedBuffer<float> y(static_cast<size_t>(rows * linear.out()));
-  AlignedBuffer<std::byte> scratch(loader.workspace_bytes(linear, rows));
+  AlignedBuffer<std::byte> scratch(linear.workspace_bytes(rows));
   linear.forward(x, rows, linear.in(), y.data(), linear.out(), {kind}, scratch.data());
   return y;
 }
@@ -42,17 +41,17 @@ std::unique_ptr<Prompt> make_prompt(const config::DitConfig& c, const Loader& lo
     std::fill_n(prompt->key_bias.data(), keys, 0.0F);
     prompt->key_bias[static_cast<size_t>(keys - 1)] = static_cast<float>(std::log(static_cast<double>(padding)));
   }
-  const AlignedBuffer<float> hidden = apply(loader.linear(spec_text_in(c)), rows.data(), keys, Kind::kGeluTanh, loader);
-  const AlignedBuffer<float> context = apply(loader.linear(spec_text_out(c)), hidden.data(), keys, Kind::kStore, loader);
+  const AlignedBuffer<float> hidden = apply(loader.linear(spec_text_in(c)), rows.data(), keys, Kind::kGeluTanh);
+  const AlignedBuffer<float> context = apply(loader.linear(spec_text_out(c)), hidden.data(), keys, Kind::kStore);
 
   const int64_t size = keys * c.dim;
   prompt->values = AlignedBuffer<float>(static_cast<size_t>(2 * c.layers * size));
   for (int64_t layer = 0; layer < c.layers; ++layer) {
     float* k = prompt->values.data() + 2 * layer * size;
     const AlignedBuffer<float> norm = loader.vector(block_name(layer, "cross_attn.norm_k.weight"), {c.dim});
-    const AlignedBuffer<float> raw = apply(loader.linear(spec_cross(c, layer, "k")), context.data(), keys, Kind::kStore, loader);
+    const AlignedBuffer<float> raw = apply(loader.linear(spec_cross(c, layer, "k")), context.data(), keys, Kind::kStore);
     kernels::rms_norm(raw.data(), c.dim, norm.data(), static_cast<float>(c.eps), k, c.dim, keys, c.dim);
-    const AlignedBuffer<float> v = apply(loader.linear(spec_cross(c, layer, "v")), context.data(), keys, Kind::kStore, loader);
+    const AlignedBuffer<float> v = apply(loader.linear(spec_cross(c, layer, "v")), context.data(), keys, Kind::kStore);
     std::copy_n(v.data(), size, k + size);
   }
   return prompt;

@@ -18,9 +18,10 @@ class LoadedDit final : public Dit {
       : checkpoint_(std::move(checkpoint)),
         options_(options),
         config_(config::read_dit_config(*checkpoint_)),
-        holding_(choose_holding(config_, stored_type(*checkpoint_), options.precision)),
+        holding_(choose_holding(config_, stored_type(*checkpoint_), options)),
         loader_(*checkpoint_, holding_) {
-    SLA2_CHECK(options_.token_chunk > 0, SLA2_E_ARGUMENT, "token_chunk is {}, expected at least 1", options_.token_chunk);
+    SLA2_CHECK(options_.token_chunk >= 0, SLA2_E_ARGUMENT, "token_chunk is {}, expected at least 1, or 0 for the default",
+               options_.token_chunk);
     SLA2_CHECK(!config_.image_branch, SLA2_E_UNSUPPORTED,
                "{}: an image-to-video model; this version runs text-to-video models only", checkpoint_->path());
     loader_.check_complete(config_);

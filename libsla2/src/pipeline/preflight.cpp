@@ -29,6 +29,7 @@ uint64_t sampling_bytes(const ModelParts& model, const Settings& settings, const
                         int64_t tokens, std::string* text) {
   dit::Options options;
   options.precision = settings.precision;
+  options.linear_bits = settings.linear_bits;
   const auto kinds = attention_kinds(settings.attention, settings.steps(), model.dit_config.layers);
   const dit::PlanSummary plan = dit::plan(model.dit_config, grid, tokens, options, kinds, dit::stored_type(*model.dit));
   const uint64_t prompts = plan.prompt_bytes * (settings.guided() ? 2 : 1);
@@ -81,7 +82,7 @@ std::string sampling_remedy(const ModelParts& model, const Settings& settings, i
     constexpr int64_t kPixelsPerToken = 16;
     return fmt::format("width = {}, height = {} would fit", grid.width * kPixelsPerToken, grid.height * kPixelsPerToken);
   }
-  return "the weights alone need most of it: use a smaller model, or weights stored as bf16 or fp8";
+  return "the weights alone need most of it: use linear_bits = 8, a smaller model, or weights stored as bf16 or fp8";
 }
 
 }  // namespace

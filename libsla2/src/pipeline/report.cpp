@@ -26,6 +26,14 @@ ordered_json layer_list(const RunRecord& record) {
   return layers;
 }
 
+ordered_json linear_bits(const ModelParts& model, const Settings& settings) {
+  dit::Options options;
+  options.precision = settings.precision;
+  options.linear_bits = settings.linear_bits;
+  const dit::LinearBits bits = dit::linear_bits(model.dit_config, options);
+  return {{"weight_bits", bits.weights}, {"activation_bits", bits.activations}, {"not_in_8_bits", bits.full}};
+}
+
 }  // namespace
 
 void RunRecord::add(const dit::ForwardReport& report) {
@@ -77,6 +85,7 @@ std::string report_json(const ModelParts& model, const Settings& settings, const
                      {"total", record.total_seconds}};
   root["step_seconds"] = record.step_seconds;
   root["layers"] = layer_list(record);
+  root["linears"] = linear_bits(model, settings);
   root["fallbacks"] = record.fallbacks;
   root["memory"] = {{"planned_bytes", plan.peak_bytes()},        {"planned_text_bytes", plan.text_bytes},
                     {"planned_sample_bytes", plan.sample_bytes}, {"planned_decode_bytes", plan.decode_bytes},

@@ -52,9 +52,10 @@ class SamplingRun {
  private:
   [[nodiscard]] double share() const { return static_cast<double>(job_.state.step) / settings_.steps(); }
 
-  [[nodiscard]] bool in_bf16() const {
+  [[nodiscard]] bool below_fp32() const {
     if (job_.state.use_fp32) return false;
-    return settings_.precision == dit::Precision::kBf16 || (settings_.precision == dit::Precision::kAuto && has_fast_bf16());
+    return settings_.linear_bits < 16 || settings_.precision == dit::Precision::kBf16 ||
+           (settings_.precision == dit::Precision::kAuto && has_fast_bf16());
   }
 
   /// Load the DiT and everything that depends on the prompts and the grid; also after a change of precision.
@@ -65,6 +66,7 @@ class SamplingRun {
     dit_.reset();  // two copies of the weights must never be alive at once
     dit::Options options;
     options.precision = job_.state.use_fp32 ? dit::Precision::kF32 : settings_.precision;
+    if (!job_.state.use_fp32) options.linear_bits = settings_.linear_bits;
     constexpr int kUnits = 100;
     dit_ = dit::Dit::load(job_.parts().dit, options, job_.cancel,
                           [&](double part) { meter_.report(Phase::kLoad, static_cast<int>(part * kUnits), kUnits, part); });
@@ -108,9 +110,9 @@ class SamplingRun {
       bad = predict(i, {});
       if (bad < 0) return;
     }
-    if (settings_.nan_retry && in_bf16()) {
-      job_.fall_back(meter_, fmt::format("step {} gave NaN or infinity in {} with bf16; repeated in fp32, as is the rest", i + 1,
-                                         where(bad)));
+    if (settings_.nan_retry && below_fp32()) {
+      job_.fall_back(meter_, fmt::format("step {} gave NaN or infinity in {} with {}; repeated in fp32, as is the rest", i + 1,
+                                         where(bad), settings_.linear_bits == 8 ? "8-bit Linears" : "bf16"));
       job_.state.use_fp32 = true;
       load();
       bad = predict(i, {});

@@ -81,6 +81,17 @@ void resolve_attention(const ModelParts& model, Settings& settings) {
     settings.notes.emplace_back("attention is full everywhere: the dense steps, layers or rules asked for leave nothing else");
 }
 
+void resolve_linear_bits(const ModelParts& model, Settings& settings) {
+  settings.linear_bits = static_cast<int>(settings.values.integer("linear_bits"));
+  dit::Options options;
+  options.linear_bits = settings.linear_bits;
+  const dit::LinearBits bits = dit::linear_bits(model.dit_config, options);
+  if (bits.activations < bits.weights)
+    settings.notes.push_back(
+        fmt::format("linear_bits = {}: this CPU lacks VNNI, so activations get {} bits; a CPU with it errs less", bits.weights,
+                    bits.activations));
+}
+
 }  // namespace
 
 Settings resolve_settings(const ModelParts& model, const config::ParamSet& params) {
@@ -110,6 +121,7 @@ Settings resolve_settings(const ModelParts& model, const config::ParamSet& param
   settings.seed = static_cast<uint64_t>(values.integer("seed"));
   resolve_attention(model, settings);
   settings.precision = dit_precision(values.text("precision"));
+  resolve_linear_bits(model, settings);
   settings.vae_precision = vae_precision(values.text("vae_precision"));
   settings.vae_tile = values.integer("vae_tile");
 

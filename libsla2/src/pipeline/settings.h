@@ -42,6 +42,7 @@ struct Settings {
 
   AttentionSettings attention;
   dit::Precision precision = dit::Precision::kAuto;
+  int linear_bits = 16;
   vae::Precision vae_precision = vae::Precision::kAuto;
   int64_t vae_tile = 0;
 

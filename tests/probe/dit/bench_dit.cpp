@@ -100,7 +100,7 @@ class Synthetic final : public weights::Checkpoint {
 struct Arguments {
   config::DitConfig config;
   std::string grid = "5x16x16", stored = "bf16", precision = "auto";
-  int repeat = 5, threads = 0;
+  int repeat = 5, threads = 0, linear_bits = 16;
   int64_t prompt_tokens = 64, token_chunk = Options().token_chunk;
   double sparsity = 0;
   int32_t bits = 16;
@@ -127,6 +127,7 @@ void run(const Arguments& a) {
                       : a.precision == "bf16" ? dit::Precision::kBf16
                                               : dit::Precision::kAuto;
   options.token_chunk = a.token_chunk;
+  options.linear_bits = a.linear_bits;
   const latent::Grid grid = parse_grid(a.grid);
   const uint64_t before = resident_bytes();
   dit::LayerAttention kind;
@@ -190,6 +191,7 @@ void add_bench(CLI::App& app) {
   bench->add_option("--grid", a->grid, "tokens, FRAMESxHEIGHTxWIDTH");
   bench->add_option("--stored", a->stored, "f32, f16 or bf16");
   bench->add_option("--precision", a->precision, "auto, f32 or bf16");
+  bench->add_option("--linear-bits", a->linear_bits, "16 or 8");
   bench->add_option("--prompt-tokens", a->prompt_tokens);
   bench->add_option("--token-chunk", a->token_chunk);
   bench->add_option("--sparsity", a->sparsity, "0: full attention");

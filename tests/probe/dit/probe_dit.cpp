@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// probe_dit forward --model PATH --input FILE --output FILE [--precision f32|bf16|auto] [--threads N] [--token-chunk N]
+// probe_dit forward --model PATH --input FILE --output FILE [--precision f32|bf16|auto] [--linear-bits 16|8] [--threads N]
+// [--token-chunk N]
 //   input: latent [C, F, H, W], text [n, text_dim], timestep [1]; output: velocity, and block.<i> [tokens, dim] after every block
 //   (block.-1: the patch embedding). A third input `sparsity` [layers] makes layers with a value above 0 sparse.
-// probe_dit bench …  see bench_dit.cpp
+// probe_dit bench …  see bench_dit.cpp; linears …  see bench_linears.cpp
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -16,7 +17,7 @@ using namespace sla2;
 
 struct Arguments {
   std::string model, input, output, precision = "f32";
-  int threads = 0;
+  int threads = 0, linear_bits = 16;
   int64_t token_chunk = dit::Options().token_chunk;
 };
 
@@ -39,6 +40,7 @@ void forward(const Arguments& a) {
   std::vector<probe::Tensor> outputs;
   dit::Options options;
   options.token_chunk = a.token_chunk;
+  options.linear_bits = a.linear_bits;
   options.precision = a.precision == "f32"    ? dit::Precision::kF32
                       : a.precision == "bf16" ? dit::Precision::kBf16
                                               : dit::Precision::kAuto;
@@ -76,11 +78,13 @@ int main(int argc, char** argv) {
   run->add_option("--input", a.input)->required();
   run->add_option("--output", a.output)->required();
   run->add_option("--precision", a.precision);
+  run->add_option("--linear-bits", a.linear_bits, "16 or 8");
   run->add_option("--threads", a.threads);
   run->add_option("--token-chunk", a.token_chunk);
   run->callback([&] { forward(a); });
   probe::add_bench(app);
   probe::add_load(app);
+  probe::add_linears(app);
   try {
     CLI11_PARSE(app, argc, argv);
   } catch (const sla2::Error& error) {

@@ -39,11 +39,11 @@ TEST_CASE("weights of the 1.3B model stay as narrow as they are stored, without 
 TEST_CASE("small models are widened once") {
   config::DitConfig c = wan_1_3b();
   c.layers = 2;
-  CHECK(dit::choose_holding(c, DType::kBF16, dit::Precision::kF32).held == DType::kF32);
-  CHECK(dit::choose_holding(wan_1_3b(), DType::kBF16, dit::Precision::kF32).held == DType::kBF16);
-  CHECK(dit::choose_holding(wan_1_3b(), DType::kF16, dit::Precision::kF32).held == DType::kF16);
-  CHECK(dit::choose_holding(wan_1_3b(), DType::kF8E4M3, dit::Precision::kF32).held == DType::kBF16);
-  CHECK(dit::choose_holding(c, DType::kF32, dit::Precision::kBf16).held == DType::kBF16);
+  CHECK(dit::choose_holding(c, DType::kBF16, {dit::Precision::kF32}).held == DType::kF32);
+  CHECK(dit::choose_holding(wan_1_3b(), DType::kBF16, {dit::Precision::kF32}).held == DType::kBF16);
+  CHECK(dit::choose_holding(wan_1_3b(), DType::kF16, {dit::Precision::kF32}).held == DType::kF16);
+  CHECK(dit::choose_holding(wan_1_3b(), DType::kF8E4M3, {dit::Precision::kF32}).held == DType::kBF16);
+  CHECK(dit::choose_holding(c, DType::kF32, {dit::Precision::kBf16}).held == DType::kBF16);
 }
 
 TEST_CASE("chunks bound the FFN, and buffers that are never alive together share memory") {

@@ -6,6 +6,8 @@
 #include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
+#include "kernels/cpu/exp2.h"
+
 namespace sla2::kernels {
 
 namespace {
@@ -28,15 +30,16 @@ constexpr float kSqrt2OverPi = 0.7978845608028654F, kGeluCubic = 0.044715F;
 constexpr float kMaxExponent = 88.0F;  // exp stays finite below; beyond, v/(1+exp) is 0 to fp32 already
 constexpr uint32_t kExponentMask = 0x7f800000;
 
-/// v / (1 + exp(-w)): silu for w = v, gelu_tanh for w = 2u because (1 + tanh u)/2 = 1/(1 + exp(-2u)).
-HWY_INLINE Vec times_sigmoid(Vec v, Vec w) {
-  const Vec e = hn::Exp(kF, hn::Min(hn::Neg(w), hn::Set(kF, kMaxExponent)));
+HWY_INLINE Vec silu(Vec v) {
+  const Vec e = hn::Exp(kF, hn::Min(hn::Neg(v), hn::Set(kF, kMaxExponent)));
   return hn::Div(v, hn::Add(e, hn::Set(kF, 1.0F)));
 }
-HWY_INLINE Vec silu(Vec v) { return times_sigmoid(v, v); }
+/// (1 + tanh u)/2 = 1/(1 + exp(-2u)), so v / (1 + 2^x) with x = -2u·log2(e). The slowest of these passes, so its exponential
+/// is the short one. That one's exponent field holds up to 2^127; MINPS returns its second operand when either is NaN.
 HWY_INLINE Vec gelu_tanh(Vec v) {
-  const Vec cubic = hn::MulAdd(hn::Mul(hn::Mul(v, v), hn::Set(kF, kGeluCubic)), v, v);
-  return times_sigmoid(v, hn::Mul(cubic, hn::Set(kF, 2.0F * kSqrt2OverPi)));
+  constexpr float kLog2E = 1.44269504F, kLinear = -2.0F * kSqrt2OverPi * kLog2E, kMost = 126.0F;
+  const Vec x = hn::Mul(v, hn::MulAdd(hn::Mul(v, v), hn::Set(kF, kLinear * kGeluCubic), hn::Set(kF, kLinear)));
+  return hn::Div(v, hn::Add(avx2::exp2_nonpositive(hn::Min(hn::Set(kF, kMost), x)), hn::Set(kF, 1.0F)));
 }
 HWY_INLINE VecU round_bits(Vec v) {
   const VecU bits = hn::BitCast(kU, v);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Inner part of packed_linear: bf16 weights in oneDNN's blocked layout, cut in panels of kColumnPanel output channels,
-// and one primitive per shape of a tile. Used only where has_fast_bf16().
+// Inner part of packed_linear: narrow weights in oneDNN's blocked layout, cut in panels of kColumnPanel output channels,
+// and one primitive per shape of a tile. bf16 · bf16 with fp32 sums, or unsigned · signed bytes with int32 sums.
 // Results are dense tiles: for a strided one oneDNN 2.6 falls back to products 60 to 2,000 times slower.
 #pragma once
 #include <cstdint>
@@ -12,13 +12,21 @@
 
 namespace sla2::kernels {
 
-class PackedLinear::Bf16Products {
+class PackedLinear::PanelProducts {
  public:
-  Bf16Products(int64_t in, int64_t out, const bf16_t* weight);
+  using Type = dnnl::memory::data_type;
+  /// Element types of x, of the weight and of the result.
+  struct Types {
+    Type x, weight, y;
+  };
+  static constexpr Types kBf16{Type::bf16, Type::bf16, Type::f32}, kInt8{Type::u8, Type::s8, Type::s32};
+
+  /// @param weight [out, in], dense, of types.weight; not needed afterwards
+  PanelProducts(int64_t in, int64_t out, const Types& types, const void* weight);
   /// Make the primitives for row tiles of `rows` and `last_rows`. Call before running in parallel.
   void prepare(int64_t rows, int64_t last_rows);
   /// y [rows, panel's columns] = x [rows, in] · panelᵀ, both dense. On the calling thread alone.
-  void run(const bf16_t* x, int64_t rows, int64_t panel, float* y) const;
+  void run(const void* x, int64_t rows, int64_t panel, void* y) const;
 
  private:
   struct Key {
@@ -33,6 +41,7 @@ class PackedLinear::Bf16Products {
   [[nodiscard]] dnnl::matmul::primitive_desc describe(int64_t rows, int64_t columns, const dnnl::memory::desc& w) const;
 
   int64_t in_, out_;
+  Types types_;
   dnnl::engine engine_;
   std::vector<dnnl::memory> panels_;
   std::map<Key, Product> products_;
