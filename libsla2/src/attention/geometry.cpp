@@ -62,6 +62,8 @@ void check_choices(const Config& c) {
   check_choice("rule", c.rule, Rule::kHybrid, "1 (topk), 2 (cdf), 3 (hybrid)");
   SLA2_CHECK(c.products == DType::kF32 || c.products == DType::kBF16, SLA2_E_ARGUMENT,
              "attention: products are {}; expected fp32 or bf16", dtype_name(c.products));
+  SLA2_CHECK(c.bits == 16 || c.bits == 8, SLA2_E_ARGUMENT, "attention: bits are {}; expected 16 or 8", c.bits);
+  SLA2_CHECK(c.bits == 16 && !c.fp8_values, SLA2_E_UNSUPPORTED, "attention: 8 bits are not built yet; use bits 16");
 }
 
 void check_numbers(const Config& c) {
