@@ -3,9 +3,11 @@
 // against each other.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "config/attention_schedule.h"
 #include "config/params/params.h"
 #include "dit/dit.h"
 #include "latent/latent.h"
@@ -20,6 +22,7 @@ struct AttentionSettings {
   double sparsity = 0;
   int32_t block_q = 128, block_k = 64;
   int64_t steps_first = 0, steps_last = 0, layers_first = 0, layers_last = 0;  ///< kept dense
+  std::optional<config::AttentionSchedule> schedule;  ///< says each layer's mode and sparsity; the guards above then say nothing
 };
 
 struct Settings {
