@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/** @file attention.h  Attention over long sequences: full, SLA2 (block-sparse softmax + linear attention over the rest) and relatives.
+/** @file attention.h  Attention over long sequences: full, SLA2 (block-sparse softmax + linear attention over the rest), relatives.
  *
  *  Plan once per shape, ask for the workspace, call as often as you like:
  *
