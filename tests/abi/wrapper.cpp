@@ -37,6 +37,23 @@ int main() {
   } catch (const sla2::Exception& error) {
     check(error.status() == SLA2_E_FILE_NOT_FOUND, "a missing model is FILE_NOT_FOUND");
   }
+  auto config = sla2::Attention::defaults();
+  config.mode = SLA2_MODE_SLA2;
+  config.heads = 1;
+  config.query_tokens = config.key_tokens = 256;
+  config.head_dim = 64;
+  config.sparsity = 0.5;
+  const sla2::Attention attention(config);
+  check(attention.blocks().query == 2 && attention.blocks().key == 4 && attention.blocks().max_kept == 2,
+        "an attention plan's blocks");
+  check(attention.stats().mode_used == SLA2_MODE_SLA2, "and what it will run");
+  try {
+    config.head_dim = 33;
+    const sla2::Attention impossible(config);
+    check(false, "an impossible plan throws");
+  } catch (const sla2::Exception& error) {
+    check(error.status() == SLA2_E_ARGUMENT, "an impossible plan is ARGUMENT");
+  }
   check(sla2::system_info().find("\"isa\"") != std::string::npos, "system_info has the instruction set");
   return failures == 0 ? 0 : 1;
 }

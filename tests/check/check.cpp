@@ -19,8 +19,9 @@ double share_kept(const Selection& s) {
   return kept / static_cast<double>(s.mask.data.size());
 }
 
-/// A log-sum-exp is as exact as its logits: dots of D products, whose roundings add up like √D in fp32, and are as large as the
-/// longest query times the longest key. With bf16 products it sums the weights as they enter P·V, rounded to bf16.
+/// A log-sum-exp is as exact as its logits: dots of D products, whose roundings add up like √D in fp32 (like D where all products
+/// are equal, as in integer fills), and are as large as the longest query times the longest key. With bf16 products it sums the
+/// weights as they enter P·V, rounded to bf16.
 double lse_rounding(const Case& c, const Head& head, Arithmetic plain) {
   constexpr double kHalfUlp = 5.9604644775390625e-8, kBf16HalfUlp = 1.0 / 512;
   const auto longest = [](const Table& x) {
@@ -29,7 +30,8 @@ double lse_rounding(const Case& c, const Head& head, Arithmetic plain) {
     return std::sqrt(most);
   };
   const double logit = c.problem.softmax_scale() * longest(head.q) * longest(head.k);
-  return 2 * std::sqrt(static_cast<double>(c.problem.dim)) * kHalfUlp * logit + (plain == Arithmetic::kF32 ? 0 : kBf16HalfUlp);
+  const auto dim = static_cast<double>(c.problem.dim);
+  return 2 * (c.exact() ? dim : std::sqrt(dim)) * kHalfUlp * logit + (plain == Arithmetic::kF32 ? 0 : kBf16HalfUlp);
 }
 
 /// What the library says about its own run must be true.
@@ -118,6 +120,7 @@ Truth make_truth(const Case& c, const std::vector<Head>& heads, Arithmetic plain
   truth.lse.resize(heads.size() * static_cast<size_t>(c.problem.queries));
   truth.plain_lse.resize(truth.lse.size());
   truth.kept.resize(heads.size() * static_cast<size_t>(c.problem.query_blocks()));
+  truth.scores.resize(truth.kept.size());
   truth.kept_share = 0;
   std::vector<double> kept(heads.size()), weight(heads.size()), error(heads.size()), closest(heads.size()),
       full_error(heads.size()), rounding(heads.size());
@@ -139,10 +142,13 @@ Truth make_truth(const Case& c, const std::vector<Head>& heads, Arithmetic plain
     std::copy(dense.o.data.begin(), dense.o.data.end(), truth.full.begin() + static_cast<std::ptrdiff_t>(i * per_head));
     std::copy(exact.lse.begin(), exact.lse.end(), truth.lse.begin() + static_cast<std::ptrdiff_t>(i * queries));
     std::copy(rough.lse.begin(), rough.lse.end(), truth.plain_lse.begin() + static_cast<std::ptrdiff_t>(i * queries));
-    for (int64_t b = 0; b < s.mask.rows; ++b)
+    for (int64_t b = 0; b < s.mask.rows; ++b) {
+      truth.scores[i * static_cast<size_t>(s.mask.rows) + static_cast<size_t>(b)].assign(s.scores.row(b),
+                                                                                         s.scores.row(b) + s.mask.cols);
       for (int64_t j = 0; j < s.mask.cols && c.problem.mode != Mode::kLinearOnly; ++j)
         if (c.problem.tau > 0 || s.mask(b, j) != 0)
           truth.kept[i * static_cast<size_t>(s.mask.rows) + static_cast<size_t>(b)].push_back(static_cast<int32_t>(j));
+    }
     std::copy(exact.o.data.begin(), exact.o.data.end(), truth.out.begin() + static_cast<std::ptrdiff_t>(i * per_head));
     for (size_t n = 0; n < per_head; ++n) truth.plain[i * per_head + n] = rounded(rough.o.data[n], c.dtype);
     kept[i] = share_kept(s), closest[i] = s.closest;

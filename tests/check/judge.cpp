@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <iterator>
+
 #include "fill.h"
 
 namespace sla2::check {
@@ -148,10 +150,25 @@ std::string judge_probe(const Truth& t, const std::vector<double>& ours, double 
   return "";
 }
 
+namespace {
+
+/// The rows differ only in blocks whose scores are equal but for rounding.
+bool is_tie(const std::vector<int32_t>& expected, const std::vector<int32_t>& got, const std::vector<double>& scores) {
+  if (expected.size() != got.size()) return false;
+  const auto [low, high] = std::minmax_element(scores.begin(), scores.end());
+  std::vector<int32_t> swapped;
+  std::set_symmetric_difference(expected.begin(), expected.end(), got.begin(), got.end(), std::back_inserter(swapped));
+  const auto by_score = [&](int32_t x, int32_t y) { return scores[static_cast<size_t>(x)] < scores[static_cast<size_t>(y)]; };
+  const auto [least, most] = std::minmax_element(swapped.begin(), swapped.end(), by_score);
+  return scores[static_cast<size_t>(*most)] - scores[static_cast<size_t>(*least)] <= kNearTie * (*high - *low);
+}
+
+}  // namespace
+
 std::string judge_kept(const Truth& t, const std::vector<std::vector<int32_t>>& kept) {
   if (kept.size() != t.kept.size()) return fmt::format("the list has {} rows; expected {}", kept.size(), t.kept.size());
   for (size_t row = 0; row < kept.size(); ++row)
-    if (kept[row] != t.kept[row])
+    if (kept[row] != t.kept[row] && !is_tie(t.kept[row], kept[row], t.scores[row]))
       return fmt::format("row {} of the list: expected blocks {}, got {}", row, fmt::join(t.kept[row], " "),
                          fmt::join(kept[row], " "));
   return "";

@@ -32,17 +32,18 @@ struct Verdict {
 
 /// Everything about a case that does not depend on who computes it; [B,H,N,D] in a row.
 struct Truth {
-  std::vector<double> out;                 ///< fp64
-  std::vector<double> plain;               ///< plain code of one precision, rounded to the element type
-  double kept_share = 1;                   ///< fraction of (query block, key block) pairs kept
-  double linear_weight = 0;                ///< mean of 1 − a
-  double linear_error = 0;                 ///< largest difference of a row's 1 − a between plain code and truth
-  double closest = INFINITY;               ///< Selection::closest, smallest over heads
-  std::vector<double> lse, plain_lse;      ///< [B,H,N]
-  double lse_rounding = 0;                 ///< what a log-sum-exp may be off by rounding alone, however lucky plain code is
-  std::vector<double> full;                ///< full attention on the same numbers, what the probe compares with
-  double full_error = 0;                   ///< plain code's relative L1 on it
-  std::vector<std::vector<int32_t>> kept;  ///< [B·H·T_m] blocks of each row's list
+  std::vector<double> out;                  ///< fp64
+  std::vector<double> plain;                ///< plain code of one precision, rounded to the element type
+  double kept_share = 1;                    ///< fraction of (query block, key block) pairs kept
+  double linear_weight = 0;                 ///< mean of 1 − a
+  double linear_error = 0;                  ///< largest difference of a row's 1 − a between plain code and truth
+  double closest = INFINITY;                ///< Selection::closest, smallest over heads
+  std::vector<double> lse, plain_lse;       ///< [B,H,N]
+  double lse_rounding = 0;                  ///< what a log-sum-exp may be off by rounding alone, however lucky plain code is
+  std::vector<double> full;                 ///< full attention on the same numbers, what the probe compares with
+  double full_error = 0;                    ///< plain code's relative L1 on it
+  std::vector<std::vector<int32_t>> kept;   ///< [B·H·T_m] blocks of each row's list
+  std::vector<std::vector<double>> scores;  ///< [B·H·T_m][T_n] of the router
 };
 
 /// What is wrong with the outputs beside out; empty: nothing.

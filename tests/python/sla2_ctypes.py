@@ -45,6 +45,43 @@ class ParamInfoStruct(C.Structure):
                 ("maximum", C.c_double), ("step", C.c_double), ("advanced", C.c_int32), ("reserved", C.c_int32)]
 
 
+class TensorStruct(C.Structure):
+    _fields_ = [("struct_size", C.c_uint32), ("dtype_code", C.c_uint8), ("dtype_bits", C.c_uint8), ("dtype_lanes", C.c_uint16),
+                ("data", C.c_void_p), ("ndim", C.c_int32), ("device_type", C.c_int32), ("device_id", C.c_int32), ("reserved", C.c_int32),
+                ("shape", C.c_int64 * 6), ("strides", C.c_int64 * 6)]
+
+
+class AttentionConfigStruct(C.Structure):
+    _fields_ = [("struct_size", C.c_uint32), ("mode", C.c_int32), ("layout", C.c_int32), ("mix", C.c_int32), ("batch", C.c_int64),
+                ("heads", C.c_int64), ("query_tokens", C.c_int64), ("key_tokens", C.c_int64), ("head_dim", C.c_int64),
+                ("sparsity", C.c_double), ("softmax_scale", C.c_double), ("block_q", C.c_int32), ("block_k", C.c_int32),
+                ("smooth_k", C.c_int32), ("reserved", C.c_int32), ("mix_scale", C.c_double), ("mix_bias", C.c_double),
+                ("router", C.c_int32), ("scope", C.c_int32), ("rule", C.c_int32), ("products", C.c_int32), ("bits", C.c_int32),
+                ("fp8_values", C.c_int32), ("kv_heads", C.c_int64), ("negligible", C.c_double), ("tau", C.c_double),
+                ("top_p", C.c_double), ("theta", C.c_double), ("protect_first", C.c_int32), ("protect_last", C.c_int32),
+                ("protect_near", C.c_int32), ("reserved2", C.c_int32), ("min_tokens", C.c_int64)]
+
+
+def _pointers(*names: str) -> list:
+    return [("struct_size", C.c_uint32), ("reserved", C.c_uint32), *((name, C.c_void_p) for name in names)]
+
+
+class QkvStruct(C.Structure):
+    _fields_ = _pointers("q", "k", "v")
+
+
+class BlockListStruct(C.Structure):
+    _fields_ = [*_pointers("index", "count"), ("capacity", C.c_int64)]
+
+
+class AttentionParamsStruct(C.Structure):
+    _fields_ = _pointers("router_q", "router_k", "mix", "proj", "proj_bias", "gate", "key_bias", "given", "given_mask")
+
+
+class AttentionOutputsStruct(C.Structure):
+    _fields_ = _pointers("out", "lse", "list", "probe")
+
+
 class Failure(Exception):
     def __init__(self, status: int, text: str):
         super().__init__(text)
@@ -56,7 +93,7 @@ def load() -> C.CDLL:
     library.sla2_last_error.restype = C.c_char_p
     for name in ("sla2_params_to_json", "sla2_job_report", "sla2_job_memory_plan", "sla2_model_describe", "sla2_system_info"):
         getattr(library, name).restype = C.c_uint64
-    for name in ("sla2_params_destroy", "sla2_model_close", "sla2_job_cancel", "sla2_job_request_checkpoint", "sla2_job_destroy"):
+    for name in ("sla2_params_destroy", "sla2_attention_destroy", "sla2_model_close", "sla2_job_cancel", "sla2_job_request_checkpoint", "sla2_job_destroy"):
         getattr(library, name).restype = None
     return library
 

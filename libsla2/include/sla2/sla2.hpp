@@ -76,6 +76,73 @@ using Owner = std::unique_ptr<Handle, Deleter<Handle, Destroy>>;
   });
 }
 
+/// An attention plan with a workspace of its own. One thread at a time.
+///
+///     auto config = sla2::Attention::defaults();  config.mode = SLA2_MODE_SLA2;  config.heads = 12;  …
+///     sla2::Attention attention(config);
+///     attention.run(qkv, outputs);
+class Attention {
+ public:
+  [[nodiscard]] static sla2_attention_config defaults() {
+    sla2_attention_config config;
+    require(sla2_attention_config_init(&config, sizeof config));
+    return config;
+  }
+  explicit Attention(const sla2_attention_config& config) {
+    sla2_attention* made = nullptr;
+    require(sla2_attention_create(&config, &made));
+    handle_.reset(made);
+    std::uint64_t bytes = 0;
+    require(sla2_attention_workspace_size(get(), &bytes));
+    workspace_bytes_ = bytes;
+    workspace_ = std::make_unique<unsigned char[]>(static_cast<std::size_t>(bytes) + kAlignment);
+  }
+
+  void run(const sla2_qkv& in, const sla2_attention_outputs& outputs, const sla2_attention_params* params = nullptr,
+           const sla2_exec* exec = nullptr) {
+    require(sla2_attention_run(get(), exec, &in, params, aligned(workspace_), workspace_bytes_, &outputs));
+  }
+  void route(const sla2_qkv& in, sla2_block_list& list, const sla2_attention_params* params = nullptr,
+             const sla2_exec* exec = nullptr) {
+    require(sla2_attention_route(get(), exec, &in, params, aligned(workspace_), workspace_bytes_, &list));
+  }
+  /// The workspace of the gradients is made at the first call.
+  void backward(const sla2_qkv& in, const sla2_attention_saved& saved, const sla2_attention_grads& grads,
+                const sla2_attention_params* params = nullptr, const sla2_exec* exec = nullptr) {
+    std::uint64_t bytes = 0;
+    require(sla2_attention_backward_workspace_size(get(), &bytes));
+    if (!backward_workspace_) backward_workspace_ = std::make_unique<unsigned char[]>(static_cast<std::size_t>(bytes) + kAlignment);
+    require(sla2_attention_backward(get(), exec, &in, params, &saved, aligned(backward_workspace_), bytes, &grads));
+  }
+
+  struct Blocks {
+    std::int64_t query = 0, key = 0, max_kept = 0;
+  };
+  [[nodiscard]] Blocks blocks() const {
+    Blocks b;
+    require(sla2_attention_blocks(get(), &b.query, &b.key, &b.max_kept));
+    return b;
+  }
+  [[nodiscard]] sla2_attention_stats stats() const {
+    sla2_attention_stats stats;
+    require(sla2_attention_stats_init(&stats, sizeof stats));
+    require(sla2_attention_get_stats(get(), &stats));
+    return stats;
+  }
+  [[nodiscard]] sla2_attention* get() const noexcept { return handle_.get(); }
+
+ private:
+  static constexpr std::size_t kAlignment = 64;
+  static void* aligned(const std::unique_ptr<unsigned char[]>& memory) noexcept {
+    const auto at = reinterpret_cast<std::uintptr_t>(memory.get());
+    return memory.get() + (kAlignment - at % kAlignment) % kAlignment;
+  }
+
+  detail::Owner<sla2_attention, sla2_attention_destroy> handle_;
+  std::unique_ptr<unsigned char[]> workspace_, backward_workspace_;
+  std::uint64_t workspace_bytes_ = 0;
+};
+
 /// Values for the parameter table. One thread at a time.
 class Params {
  public:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The door of latent: grid sizes, noise, video <-> tokens, token orders, RoPE positions.
+// The door of latent: grid sizes, noise, video <-> tokens, RoPE positions.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -58,14 +58,5 @@ struct RopeTables {
   std::vector<float> cos_t, sin_t, cos_h, sin_h, cos_w, sin_w;  ///< [positions, pairs]
 };
 RopeTables make_rope_tables(int64_t head_dim, const Grid& grid, double theta = 10000.0);
-
-/// How tokens are numbered; a permutation of the raster (t, h, w) order without padding.
-enum class TokenOrder : uint8_t { kRaster = 1, kTile = 2, kHilbert = 3 };
-/// order[i] = raster index of the i-th token, grid.tokens() of them. `tile` is read by kTile alone: boxes in raster order, raster
-/// inside, ragged at the far edges. kHilbert steps from neighbour to neighbour where all sides are even; odd sides cost a few
-/// diagonal steps. Throws ARGUMENT.
-void make_token_order(TokenOrder kind, const Grid& grid, const Grid& tile, std::span<int32_t> order);
-/// inverse[order[i]] = i. Throws ARGUMENT where `order` is no permutation.
-void invert_token_order(std::span<const int32_t> order, std::span<int32_t> inverse);
 
 }  // namespace sla2::latent

@@ -3,6 +3,7 @@
 // against each other.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 

@@ -173,7 +173,7 @@ TEST_CASE("configurations refused at the door", "[door]") {
       return status;
     };
   };
-  refused(create([](sla2_attention_config& c) { c.mode = 3; }), SLA2_E_ARGUMENT, "mode");
+  refused(create([](sla2_attention_config& c) { c.mode = 8; }), SLA2_E_ARGUMENT, "mode");
   refused(create([](sla2_attention_config& c) { c.mode = 257; }), SLA2_E_ARGUMENT, "mode");
   refused(create([](sla2_attention_config& c) { c.layout = 0; }), SLA2_E_ARGUMENT, "layout");
   refused(create([](sla2_attention_config& c) { c.mix = 7; }), SLA2_E_ARGUMENT, "mix");
