@@ -60,7 +60,7 @@ def worker(heads: int, threads: int, backward: bool) -> None:
 
 def ours(program: Path, tokens: int, sparsity: float, products: str, args: argparse.Namespace) -> float:
     mode = ["--mode", "sla2", "--sparsity", str(sparsity)] if sparsity else ["--mode", "full"]
-    command = [str(program), "bench-backward" if args.backward else "bench", *mode, "--heads", str(args.heads), "--dim", str(DIM), "--query-tokens", str(tokens), "--key-tokens",
+    command = [str(program), "bench", *mode, "--heads", str(args.heads), "--dim", str(DIM), "--query-tokens", str(tokens), "--key-tokens",
                str(tokens), "--threads", str(args.threads), "--repeats", "2", "--products", products]
     if args.backward and products == "bf16":
         command += ["--dtype", "bf16"]
@@ -101,7 +101,7 @@ def main() -> None:
         return worker(args.heads, args.threads, args.backward)
     from conftest import find_program
 
-    program, sdpa = find_program("probe_attention"), Sdpa(args.heads, args.threads, args.backward)
+    program, sdpa = find_program("probe_backward" if args.backward else "probe_attention"), Sdpa(args.heads, args.threads, args.backward)
     print(f"{args.heads} heads of {DIM}, {args.threads} threads, medians of {args.rounds} rounds")
     print(" tokens  sparsity  products     ours s   GFLOP/s of dense work   over SDPA fp32   over SDPA bf16")
     rows = []

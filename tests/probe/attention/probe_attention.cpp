@@ -2,13 +2,11 @@
 // probe_attention forward IN OUT [options]   IN: q [B,H,Nq,D], k, v [B,H,Nk,D] and optionally bias [Nk], fp32, bf16 or fp16
 //                                            OUT: out [B,H,Nq,D] of q's type, stats [3] fp32: sparsity, linear weight, mode
 // probe_attention bench [options]            seconds of one forward on random data, median of --repeats
-// probe_attention bench-backward [options]   the same of one backward, out and log-sum-exps given; random kept blocks
 #include <algorithm>
 #include <chrono>
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstring>
-#include <ctime>
 #include <random>
 #include <vector>
 
@@ -24,7 +22,6 @@ struct Options {
   std::string input, output, mode = "full", mix = "head_affine_lse", isa = "best", dtype = "f32", products = "f32";
   Config config;
   int threads = 0, repeats = 5;
-  bool again = false;
 };
 
 std::unique_ptr<attention::Plan> make_plan(Options& o) {
@@ -119,78 +116,6 @@ void bench(Options& o) {
               static_cast<unsigned long long>(plan->workspace_bytes()));
 }
 
-/// Kept blocks spread over the row, other ones in each row.
-std::vector<int32_t> spread_blocks(int64_t rows, int64_t kept, int64_t blocks) {
-  std::mt19937 engine(2);
-  std::vector<int32_t> index, all(static_cast<size_t>(blocks));
-  for (int64_t j = 0; j < blocks; ++j) all[static_cast<size_t>(j)] = static_cast<int32_t>(j);
-  for (int64_t row = 0; row < rows; ++row) {
-    std::shuffle(all.begin(), all.end(), engine);
-    std::sort(all.begin(), all.begin() + kept);
-    index.insert(index.end(), all.begin(), all.begin() + kept);
-  }
-  return index;
-}
-
-void bench_backward(Options& o) {
-  Config& c = o.config;
-  const auto plan = make_plan(o);
-  const DType dtype = o.dtype == "bf16" ? DType::kBF16 : DType::kF32;
-  std::mt19937 engine(1);
-  std::normal_distribution<float> normal;
-  const auto fill = [&](int64_t tokens) {
-    const size_t count = static_cast<size_t>(c.batch * c.heads * tokens * c.head_dim);
-    std::vector<float> values(count);
-    for (float& x : values) x = normal(engine);
-    std::vector<std::byte> bytes(count * dtype_size(dtype));
-    if (dtype == DType::kF32)
-      std::memcpy(bytes.data(), values.data(), bytes.size());
-    else
-      convert_to_bf16(values.data(), reinterpret_cast<bf16_t*>(bytes.data()), count);
-    return bytes;
-  };
-  const auto q = fill(c.query_tokens), k = fill(c.key_tokens), v = fill(c.key_tokens), d_out = fill(c.query_tokens);
-  const auto out = fill(c.query_tokens);  // numbers do not change the time
-  std::vector<float> lse(static_cast<size_t>(c.batch * c.heads * c.query_tokens), 8.0F);
-  std::vector<std::byte> d_q(q.size()), d_k(k.size()), d_v(v.size());
-  std::vector<float> mix(static_cast<size_t>(2 * c.heads));
-  AlignedBuffer<std::byte> workspace(plan->backward_workspace_bytes());
-  const int64_t rows = c.batch * c.heads * plan->query_blocks(), kept = plan->max_kept();
-  std::vector<int32_t> index = spread_blocks(rows, kept, plan->key_blocks()),
-                       count(static_cast<size_t>(rows), static_cast<int32_t>(kept));
-  const attention::BlockList list{index.data(), count.data(), kept};
-  attention::Backward call;
-  call.q = operand(q.data(), dtype, c, c.query_tokens), call.d_out = operand(d_out.data(), dtype, c, c.query_tokens);
-  call.k = operand(k.data(), dtype, c, c.key_tokens), call.v = operand(v.data(), dtype, c, c.key_tokens);
-  if (!o.again) call.out = operand(out.data(), dtype, c, c.query_tokens), call.lse = lse.data();
-  call.list = &list;
-  const auto target = [&](std::vector<std::byte>& x, int64_t tokens) {
-    return attention::MutableOperand{x.data(), dtype, c.heads * tokens * c.head_dim, tokens * c.head_dim, c.head_dim};
-  };
-  call.gradients.q = target(d_q, c.query_tokens), call.gradients.k = target(d_k, c.key_tokens);
-  call.gradients.v = target(d_v, c.key_tokens);
-  call.gradients.mix = mix.data();
-  std::vector<double> seconds, cpu;
-  for (int i = 0; i <= o.repeats; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    const std::clock_t cpu_start = std::clock();
-    plan->backward(call, workspace.data());
-    if (i == 0) continue;  // warms up
-    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-    cpu.push_back(static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC);
-  }
-  std::sort(seconds.begin(), seconds.end());
-  std::sort(cpu.begin(), cpu.end());
-  const double median = seconds[seconds.size() / 2];
-  const double dense =
-      10.0 * static_cast<double>(c.batch * c.heads * c.query_tokens * c.head_dim) * static_cast<double>(c.key_tokens);
-  std::printf(
-      "{\"seconds\": %.6f, \"best\": %.6f, \"cpu_seconds\": %.6f, \"dense_gflops\": %.2f, \"sparsity\": %.4f, "
-      "\"workspace_bytes\": %llu}\n",
-      median, seconds.front(), cpu[cpu.size() / 2], dense / median * 1e-9, plan->stats().achieved_sparsity,
-      static_cast<unsigned long long>(plan->backward_workspace_bytes()));
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -210,15 +135,7 @@ int main(int argc, char** argv) {
   time->add_option("--dim", o.config.head_dim);
   time->add_option("--repeats", o.repeats);
   time->add_option("--dtype", o.dtype);
-  CLI::App* const time_back = app.add_subcommand("bench-backward");
-  time_back->add_option("--heads", o.config.heads);
-  time_back->add_option("--query-tokens", o.config.query_tokens);
-  time_back->add_option("--key-tokens", o.config.key_tokens);
-  time_back->add_option("--dim", o.config.head_dim);
-  time_back->add_option("--repeats", o.repeats);
-  time_back->add_option("--dtype", o.dtype);
-  time_back->add_flag("--again", o.again, "neither out nor log-sum-exps given");
-  for (CLI::App* const sub : {run, time, time_back}) {
+  for (CLI::App* const sub : {run, time}) {
     sub->add_option("--mode", o.mode);
     sub->add_option("--mix", o.mix);
     sub->add_option("--isa", o.isa);
@@ -234,9 +151,7 @@ int main(int argc, char** argv) {
   }
   CLI11_PARSE(app, argc, argv);
   try {
-    if (run->parsed()) forward(o);
-    if (time->parsed()) bench(o);
-    if (time_back->parsed()) bench_backward(o);
+    run->parsed() ? forward(o) : bench(o);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;
