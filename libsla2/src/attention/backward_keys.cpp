@@ -125,10 +125,10 @@ void mean_of_columns(const BackwardCall& call, int64_t unit) {
   }
 }
 
-/// rows += factor · line, a block mean's gradient.
-void add_line(const BackwardShape& s, int64_t n, const double* line, double factor, float* rows) {
+/// rows += line.
+void add_line(const BackwardShape& s, int64_t n, const float* line, float* rows) {
   for (int64_t t = 0; t < n; ++t, rows += s.width)
-    for (int64_t c = 0; c < s.dim; ++c) rows[c] = static_cast<float>(static_cast<double>(rows[c]) + factor * line[c]);
+    for (int64_t c = 0; c < s.dim; ++c) rows[c] += line[c];
 }
 
 void finish_keys(const BackwardCall& call, int64_t unit, int64_t j, const BackwardWorker& w) {
@@ -138,9 +138,12 @@ void finish_keys(const BackwardCall& call, int64_t unit, int64_t j, const Backwa
   const double share = 1.0 / static_cast<double>(n);
   float *const d_k = b.d_k + j * s.block_k * s.width, *const d_v = b.d_v + j * s.block_k * s.width;
   if (s.means()) {
-    add_line(s, n, b.d_mean_k + j * s.dim, share, d_k);
-    add_line(s, n, b.mean_gradient, -1, d_k);
-    add_line(s, n, b.d_mean_v + j * s.dim, share, d_v);
+    for (int64_t c = 0; c < s.dim; ++c) w.x0[c] = static_cast<float>(share * b.d_mean_k[j * s.dim + c] - b.mean_gradient[c]);
+    add_line(s, n, w.x0, d_k);
+  }
+  if (s.pooled || call.coarse) {
+    for (int64_t c = 0; c < s.dim; ++c) w.x0[c] = static_cast<float>(share * b.d_mean_v[j * s.dim + c]);
+    add_line(s, n, w.x0, d_v);
   }
   const Gradients& g = call.in.gradients;
   if (g.k.data != nullptr) write_rows(call, d_k, n, g.k, head, heads, j * s.block_k, w);
@@ -152,7 +155,10 @@ void finish_queries(const BackwardCall& call, int64_t unit, int64_t u, const Bac
   const UnitBuffers b = call.space.unit(unit);
   const int64_t n = s.query_rows(u);
   float* const d_q = b.d_q + u * s.block_q * s.width;
-  if (s.soft || call.coarse) add_line(s, n, b.d_mean_q + u * s.dim, 1.0 / static_cast<double>(n), d_q);
+  if (s.soft || call.coarse) {
+    for (int64_t c = 0; c < s.dim; ++c) w.x0[c] = static_cast<float>(b.d_mean_q[u * s.dim + c] / static_cast<double>(n));
+    add_line(s, n, w.x0, d_q);
+  }
   write_rows(call, d_q, n, call.in.gradients.q, call.head_of(unit, u), s.config.heads, u % s.query_blocks * s.block_q, w);
 }
 

@@ -54,17 +54,10 @@ void multiply(const BackwardCall& call, int64_t n, const float* rows, const floa
 /// Through φ = softmax over channels: dx = φ ⊙ (dφ − ⟨φ, dφ⟩). Padding columns become zero.
 void through_features(const BackwardShape& s, int64_t n, const float* phi, const float* d_phi, float* out) {
   for (int64_t t = 0; t < n; ++t, phi += s.dim, d_phi += s.width, out += s.width) {
-    double mean = 0;
-    for (int64_t c = 0; c < s.dim; ++c) mean += static_cast<double>(phi[c]) * static_cast<double>(d_phi[c]);
-    for (int64_t c = 0; c < s.dim; ++c) out[c] = phi[c] * static_cast<float>(static_cast<double>(d_phi[c]) - mean);
+    const auto mean = static_cast<float>(dot(phi, d_phi, s.dim));
+    for (int64_t c = 0; c < s.dim; ++c) out[c] = phi[c] * (d_phi[c] - mean);
     std::fill(out + s.dim, out + s.width, 0.0F);
   }
-}
-
-double dot(const float* x, const float* y, int64_t count) {
-  double sum = 0;
-  for (int64_t c = 0; c < count; ++c) sum += static_cast<double>(x[c]) * static_cast<double>(y[c]);
-  return sum;
 }
 
 /// ∂/∂(1 − M) of every query block on key block j: ⟨dH, h_j⟩ + ⟨dZ, z_j⟩; turned into logits of a soft mask.
@@ -102,20 +95,14 @@ void linear_forward(const BackwardCall& call, const UnitBuffers& b, int64_t u, c
   }
   multiply(call, n, w.x2, w.h, w.o_linear);
   for (int64_t r = 0; r < n; ++r) {
-    double rest = 0, total = 0;
-    for (int64_t c = 0; c < s.dim; ++c) {
-      const double phi = static_cast<double>(w.x2[r * s.dim + c]);
-      rest += phi * w.z_sum[c];
-      total += phi * b.z_total[c];
-    }
+    const double rest = dot(w.x2 + r * s.dim, w.z_sum, s.dim), total = dot(w.x2 + r * s.dim, b.z_total, s.dim);
     const double floor = kDenominatorFloor * total;
     w.floored[r] = rest < floor;
     const double denominator = rest < floor ? floor : rest;  // NaN stays NaN
     w.inverse[r] = in.count == 0 || denominator == 0 ? 0.0 : 1.0 / denominator;
-    for (int64_t c = 0; c < s.width; ++c) {
-      float& x = w.o_linear[r * s.width + c];
-      x = w.inverse[r] == 0 ? 0.0F : static_cast<float>(static_cast<double>(x) * w.inverse[r]);
-    }
+    const auto factor = static_cast<float>(w.inverse[r]);
+    float* const row = w.o_linear + r * s.width;
+    for (int64_t c = 0; c < s.width; ++c) row[c] = factor == 0 ? 0.0F : row[c] * factor;
   }
 }
 
@@ -124,12 +111,17 @@ void linear_backward(const BackwardCall& call, const UnitBuffers& b, int64_t u, 
   const int64_t n = s.query_rows(u), size = s.dim * kPanel;
   turn(s, w.h, w.h_turned);
   multiply(call, n, w.x3, w.h_turned, w.d_phi);  // dO_l · Hᵀ
-  for (int64_t r = 0; r < n; ++r)
-    for (int64_t c = 0; c < s.dim; ++c) {
-      float& x = w.d_phi[r * s.width + c];
-      const double z = w.floored[r] != 0 ? kDenominatorFloor * b.z_total[c] : w.z_sum[c];
-      x = w.inverse[r] == 0 ? 0.0F : static_cast<float>((static_cast<double>(x) - w.d_linear_mean[r] * z) * w.inverse[r]);
-    }
+  float *const z = w.panels, *const floor = w.panels + s.dim;
+  for (int64_t c = 0; c < s.dim; ++c) {
+    z[c] = static_cast<float>(w.z_sum[c]);
+    floor[c] = static_cast<float>(kDenominatorFloor * b.z_total[c]);
+  }
+  for (int64_t r = 0; r < n; ++r) {
+    const float* const line = w.floored[r] != 0 ? floor : z;
+    const auto mean = static_cast<float>(w.d_linear_mean[r]), inverse = static_cast<float>(w.inverse[r]);
+    float* const row = w.d_phi + r * s.width;
+    for (int64_t c = 0; c < s.dim; ++c) row[c] = inverse == 0 ? 0.0F : (row[c] - mean * line[c]) * inverse;
+  }
   through_features(s, n, w.x2, w.d_phi, b.d_q + u * s.block_q * s.width);
 
   float *const d_z = b.d_z + u * s.dim, *const d_floor = b.d_floor + u * s.dim;
@@ -138,11 +130,10 @@ void linear_backward(const BackwardCall& call, const UnitBuffers& b, int64_t u, 
   for (int64_t r = 0; r < n; ++r) {
     double* const sum = w.floored[r] != 0 ? w.h_sum : w.z_sum;
     const double factor = w.d_linear_mean[r] * (w.floored[r] != 0 ? kDenominatorFloor : 1);
-    for (int64_t c = 0; c < s.dim; ++c) {
-      float& phi = w.x2[r * s.dim + c];
-      phi = w.inverse[r] == 0 ? 0.0F : static_cast<float>(static_cast<double>(phi) * w.inverse[r]);
-      sum[c] -= factor * static_cast<double>(phi);
-    }
+    const auto inverse = static_cast<float>(w.inverse[r]);
+    float* const phi = w.x2 + r * s.dim;
+    for (int64_t c = 0; c < s.dim; ++c) phi[c] = inverse == 0 ? 0.0F : phi[c] * inverse;
+    for (int64_t c = 0; c < s.dim; ++c) sum[c] -= factor * static_cast<double>(phi[c]);
   }
   for (int64_t c = 0; c < s.dim; ++c) d_z[c] = static_cast<float>(w.z_sum[c]), d_floor[c] = static_cast<float>(w.h_sum[c]);
   kernels::pack_values(w.x3, n, s.dim, n, w.panels);
@@ -211,11 +202,9 @@ void linear_keys(const BackwardCall& call, int64_t unit, int64_t j, const Backwa
   multiply(call, n, w.x0, w.h, b.d_v + at);  // dV = φ(K)·A
   turn(s, w.h, w.h_turned);
   multiply(call, n, w.x1, w.h_turned, w.d_phi);  // dφ(K) = V·Aᵀ + 1·bᵀ
+  for (int64_t c = 0; c < s.dim; ++c) w.panels[c] = static_cast<float>(w.z_sum[c]);
   for (int64_t t = 0; t < n; ++t)
-    for (int64_t c = 0; c < s.dim; ++c) {
-      float& x = w.d_phi[t * s.width + c];
-      x = static_cast<float>(static_cast<double>(x) + w.z_sum[c]);
-    }
+    for (int64_t c = 0; c < s.dim; ++c) w.d_phi[t * s.width + c] += w.panels[c];
   through_features(s, n, w.x0, w.d_phi, b.d_k + at);
   std::fill_n(b.d_k + at + n * s.width, (s.block_k - n) * s.width, 0.0F);
   std::fill_n(b.d_v + at + n * s.width, (s.block_k - n) * s.width, 0.0F);

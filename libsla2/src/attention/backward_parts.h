@@ -27,6 +27,18 @@ struct BackwardCall {
 constexpr uint8_t kKept = 1, kNotLinear = 2, kDropped = 4;
 constexpr double kBackwardLog2E = 1.4426950408889634;
 
+/// Σ x·y in fp64, in eight interleaved sums: one alone would wait for each addition.
+template <typename X, typename Y>
+[[nodiscard]] double dot(const X* x, const Y* y, int64_t count) {
+  constexpr int64_t kSums = 8;  // D is a multiple of it, keys are not
+  double sum[kSums] = {};
+  int64_t c = 0;
+  for (; c + kSums <= count; c += kSums)
+    for (int64_t i = 0; i < kSums; ++i) sum[i] += static_cast<double>(x[c + i]) * static_cast<double>(y[c + i]);
+  for (; c < count; ++c) sum[0] += static_cast<double>(x[c]) * static_cast<double>(y[c]);
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
 /// each(call, unit in group, item, worker's scratch) for every item of every unit. Two captures: std::function needs no heap.
 template <typename Each>
 void for_units(const BackwardCall& call, int64_t items, const Each& each) {

@@ -30,12 +30,6 @@ struct Rows {
   [[nodiscard]] float* mean() const { return b.mean + u * s.block_q; }
 };
 
-double dot(const float* x, const float* y, int64_t count) {
-  double sum = 0;
-  for (int64_t c = 0; c < count; ++c) sum += static_cast<double>(x[c]) * static_cast<double>(y[c]);
-  return sum;
-}
-
 /// The blocks of one query block, and its bytes of `state`.
 struct Choice {
   Blocks kept, in, out;
@@ -179,11 +173,10 @@ void linear_share(const Rows& x) {
   }
   std::copy_n(x.w.x1, count, x.w.x3);
   if (s.config.mode != Mode::kSla2) return;
-  for (int64_t r = 0; r < x.n; ++r)
-    for (int64_t c = 0; c < s.dim; ++c) {
-      float& d = x.w.x3[r * s.dim + c];
-      d = static_cast<float>((1 - x.w.a[r]) * static_cast<double>(d));
-    }
+  for (int64_t r = 0; r < x.n; ++r) {
+    const auto share = static_cast<float>(1 - x.w.a[r]);
+    for (int64_t c = 0; c < s.dim; ++c) x.w.x3[r * s.dim + c] *= share;
+  }
 }
 
 /// dProj = dOᵀ·O_l and its bias, of this block.
