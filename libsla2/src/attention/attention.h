@@ -46,7 +46,8 @@ struct Config {
   /// Key blocks always kept, counted among the kept: at the start, at the end, the query block's own ± near (-1: none).
   int32_t protect_first = 0, protect_last = 0, protect_near = -1;
   DType products = DType::kF32;  ///< kBF16: Q·Kᵀ and P·V multiply bf16 numbers where the CPU has instructions for that
-  int32_t bits = 16;             ///< 8: Q·Kᵀ in int8 with one scale per query block and key block, P·V in bf16
+  /// 8: Q·Kᵀ in int8 with one scale per query block and key block, all else as kBF16; fp32 where the CPU lacks AVX-512 BF16.
+  int32_t bits = 16;
   bool fp8_values = false;       ///< with 8 bits: P·V with the numerics of the GPU's fp8 units (slow; for studies)
 };
 
