@@ -48,8 +48,9 @@ struct Config {
   /// Fewer key tokens than this: sla2, sparse_only and pooled run as full, which is faster there. Routers vsa and given never do.
   int64_t min_tokens = 0;
   DType products = DType::kF32;  ///< kBF16: Q·Kᵀ and P·V multiply bf16 numbers where the CPU has instructions for that
-  int32_t bits = 16;             ///< 8: Q·Kᵀ in int8 with one scale per query block and key block, P·V in bf16
-  bool fp8_values = false;       ///< with 8 bits: P·V with the numerics of the GPU's fp8 units (slow; for studies)
+  /// 8: Q·Kᵀ in int8 with one scale per query block and key block, all else as kBF16; fp32 where the CPU lacks AVX-512 BF16.
+  int32_t bits = 16;
+  bool fp8_values = false;  ///< with 8 bits: P·V with the numerics of the GPU's fp8 units (slow; for studies)
 };
 
 /// A strided view [B,H,N,D] of any layout; strides in elements, last axis contiguous.

@@ -37,6 +37,17 @@ struct Columns {
   const void* keys;   ///< line 0 of the columns; lines are 4 · block_k bytes apart, one for every 4 bytes of a query
   const float* bias;  ///< [columns] or null
   bool first;         ///< no columns before these: acc holds nothing
+  const char *next_keys, *next_values;  ///< of the next block in the list, to prefetch: lists jump, and hardware does not follow
+
+  /// A few of its cache lines, in turn as rows pass.
+  __attribute__((always_inline)) inline void prefetch(int64_t row) const {
+    constexpr int64_t kLines = 8, kLine = 64;
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kLines; ++i) {
+      _mm_prefetch(next_keys + (row / kRows * kLines + i) * kLine, _MM_HINT_T1);
+      _mm_prefetch(next_values + (row / kRows * kLines + i) * kLine, _MM_HINT_T1);
+    }
+  }
 };
 
 /// Products says how 4 bytes of a query meet 4 bytes of 16 keys: Sum, start, add, logits, scale.
@@ -141,6 +152,7 @@ void weigh_columns(const Columns<Args>& columns, int64_t row, int64_t end, bf16_
   for (; row + kRows <= end; row += kRows) {
     Sums<Products, kRows, vecs> sums;
     Products::start(a, row, sums.s);
+    columns.prefetch(row);
     if (!holds) {
       sums.add(columns, row, 0, lines);
     } else {
@@ -223,6 +235,9 @@ void attend(const Args& a) {
     const int64_t keys = least(a.block_k, a.keys - j * a.block_k);
     const auto* const key_block = reinterpret_cast<const char*>(a.key_blocks) + j * key_line * Products::lines(a.dim);
     const bf16_t* const value_block = a.value_blocks + j * a.block_k * width;
+    const int64_t next = i + 1 < a.count ? (a.list == nullptr ? i + 1 : a.list[i + 1]) - j : 0;
+    const char* const next_keys = key_block + next * key_line * Products::lines(a.dim);
+    const auto* const next_values = reinterpret_cast<const char*>(value_block + next * a.block_k * width);
     const float* bias = nullptr;
     if (a.bias != nullptr) {
       bias = a.bias + j * a.block_k;
@@ -231,7 +246,7 @@ void attend(const Args& a) {
     }
     for (int64_t t = 0; t < keys; t += kColumns) {
       const int64_t count = least(kColumns, keys - t);
-      const Columns<Args> columns{a, j, key_block + 4 * t, bias == nullptr ? nullptr : bias + t, first};
+      const Columns<Args> columns{a, j, key_block + 4 * t, bias == nullptr ? nullptr : bias + t, first, next_keys, next_values};
       for (int64_t r = 0; r < a.rows; r += kGroup) {
         const int64_t end = least(r + kGroup, a.rows);
         kWeigh[whole_lanes(count) / kLanes - 1][bias != nullptr](columns, r, end, a.weights);

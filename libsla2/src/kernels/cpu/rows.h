@@ -2,6 +2,7 @@
 // The passes over rows (block_gather.h, merge_rows.h, route_scores.h) for vectors of N floats, for AVX2 and AVX-512 files only.
 // D is a multiple of 8: a row is whole vectors and at most one of 8 lanes, so that no pass needs a mask.
 #pragma once
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include "kernels/block_gather.h"
@@ -148,6 +149,9 @@ HWY_INLINE void score_blocks(int64_t dim, int64_t key_row, const float* q, const
   for (int v = 0; v < many; ++v) sum[v] = hn::Zero(tag);
   for (int64_t c = 0; c < dim; ++c, keys += key_row) {
     const auto x = hn::Set(tag, static_cast<double>(q[c]));
+    constexpr int64_t kAhead = 12;  // rows: they are too far apart for the hardware to see a stream
+#pragma GCC unroll 8
+    for (int v = 0; v < many; v += 2) hwy::Prefetch(keys + kAhead * key_row + v * kLanes);
 #pragma GCC unroll 8
     for (int v = 0; v < many; ++v) sum[v] = hn::MulAdd(x, hn::PromoteTo(tag, hn::LoadU(half, keys + v * kLanes)), sum[v]);
   }
