@@ -40,8 +40,9 @@ def worker(precision: str, grid: tuple[int, int, int], layers: int) -> None:
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     before = peak_bytes()
     torch.set_default_dtype(dtype)  # weights are made in this type: no second copy in memory
-    model = WanTransformer3DModel(num_attention_heads=HEADS, attention_head_dim=DIM // HEADS, ffn_dim=FFN, num_layers=layers,
-                                  text_dim=TEXT_DIM, cross_attn_norm=True).eval()
+    model = WanTransformer3DModel(
+        num_attention_heads=HEADS, attention_head_dim=DIM // HEADS, ffn_dim=FFN, num_layers=layers, text_dim=TEXT_DIM, cross_attn_norm=True
+    ).eval()
     torch.set_default_dtype(torch.float32)
     frames, height, width = grid
     latent = torch.randn(1, 16, frames, 2 * height, 2 * width, dtype=dtype)
@@ -87,7 +88,7 @@ class Theirs:
 
 def ours(program: Path, stored: str, grid: str, layers: int, repeat: int) -> dict:
     command = [str(program), "bench", "--dim", str(DIM), "--heads", str(HEADS), "--ffn", str(FFN), "--layers", str(layers), "--grid", grid,
-               "--stored", stored, "--prompt-tokens", str(PROMPT_TOKENS), "--repeat", str(repeat)]
+               "--stored", stored, "--prompt-tokens", str(PROMPT_TOKENS), "--repeat", str(repeat)]  # fmt: skip
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -99,12 +100,21 @@ def compare(program: Path, theirs_in: str, stored: str, args: argparse.Namespace
         mine.append(ours(program, stored, args.grid, args.layers, args.repeat))
     theirs.close()
     block = statistics.median(result["block_seconds"] for result in mine)
-    return {"stored": theirs_in, "tokens": mine[0]["tokens"], "isa": mine[0]["isa"], "threads": mine[0]["threads"],
-            "ours_s": block, "diffusers_s": theirs.block(), "ratio": theirs.block() / block,
-            "ours_attention_s": statistics.median(result["attention_seconds"] for result in mine),
-            "planned": mine[0]["planned_bytes"], "ours_used": max(result["used_bytes"] for result in mine),
-            "ours_peak": max(result["peak_bytes"] for result in mine), "diffusers_used": theirs.results[-1]["used"],
-            "diffusers_peak": theirs.results[-1]["peak"]}
+    return {
+        "stored": theirs_in,
+        "tokens": mine[0]["tokens"],
+        "isa": mine[0]["isa"],
+        "threads": mine[0]["threads"],
+        "ours_s": block,
+        "diffusers_s": theirs.block(),
+        "ratio": theirs.block() / block,
+        "ours_attention_s": statistics.median(result["attention_seconds"] for result in mine),
+        "planned": mine[0]["planned_bytes"],
+        "ours_used": max(result["used_bytes"] for result in mine),
+        "ours_peak": max(result["peak_bytes"] for result in mine),
+        "diffusers_used": theirs.results[-1]["used"],
+        "diffusers_peak": theirs.results[-1]["peak"],
+    }
 
 
 def main() -> None:
@@ -127,9 +137,11 @@ def main() -> None:
     print(f"Wan2.1-1.3B block, {rows[0]['tokens']} tokens, {args.layers} layers, {rows[0]['threads']} threads, {rows[0]['isa']}")
     print("stored   ours s/block (attention)   diffusers s/block   ratio   peak ours / theirs MiB   used ours / planned / theirs MiB")
     for row in rows:
-        print(f"{row['stored']:6}   {row['ours_s']:10.3f} ({row['ours_attention_s']:.3f})   {row['diffusers_s']:18.3f}   {row['ratio']:5.2f}"
-              f"   {row['ours_peak'] / MIB:8.0f} / {row['diffusers_peak'] / MIB:.0f}"
-              f"   {row['ours_used'] / MIB:12.0f} / {row['planned'] / MIB:.0f} / {row['diffusers_used'] / MIB:.0f}")
+        print(
+            f"{row['stored']:6}   {row['ours_s']:10.3f} ({row['ours_attention_s']:.3f})   {row['diffusers_s']:18.3f}   {row['ratio']:5.2f}"
+            f"   {row['ours_peak'] / MIB:8.0f} / {row['diffusers_peak'] / MIB:.0f}"
+            f"   {row['ours_used'] / MIB:12.0f} / {row['planned'] / MIB:.0f} / {row['diffusers_used'] / MIB:.0f}"
+        )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
 

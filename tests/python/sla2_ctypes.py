@@ -20,13 +20,30 @@ PHASE_LOAD, PHASE_TEXT, PHASE_SAMPLE, PHASE_DECODE, PHASE_DONE = 1, 2, 3, 4, 5
 
 
 class ProgressStruct(C.Structure):
-    _fields_ = [("struct_size", C.c_uint32), ("phase", C.c_int32), ("step", C.c_int32), ("steps", C.c_int32), ("fraction", C.c_double),
-                ("seconds_elapsed", C.c_double), ("seconds_left", C.c_double), ("message", C.c_char_p)]
+    _fields_ = [
+        ("struct_size", C.c_uint32),
+        ("phase", C.c_int32),
+        ("step", C.c_int32),
+        ("steps", C.c_int32),
+        ("fraction", C.c_double),
+        ("seconds_elapsed", C.c_double),
+        ("seconds_left", C.c_double),
+        ("message", C.c_char_p),
+    ]
 
 
 class FramesStruct(C.Structure):
-    _fields_ = [("struct_size", C.c_uint32), ("width", C.c_int32), ("height", C.c_int32), ("first", C.c_int32), ("count", C.c_int32),
-                ("total", C.c_int32), ("rgb", C.POINTER(C.c_uint8)), ("row_bytes", C.c_int64), ("fps", C.c_double)]
+    _fields_ = [
+        ("struct_size", C.c_uint32),
+        ("width", C.c_int32),
+        ("height", C.c_int32),
+        ("first", C.c_int32),
+        ("count", C.c_int32),
+        ("total", C.c_int32),
+        ("rgb", C.POINTER(C.c_uint8)),
+        ("row_bytes", C.c_int64),
+        ("fps", C.c_double),
+    ]
 
 
 PROGRESS_FN = C.CFUNCTYPE(None, C.c_void_p, C.POINTER(ProgressStruct))
@@ -35,14 +52,32 @@ FRAMES_FN = C.CFUNCTYPE(C.c_int32, C.c_void_p, C.POINTER(FramesStruct))
 
 
 class CallbacksStruct(C.Structure):
-    _fields_ = [("struct_size", C.c_uint32), ("reserved", C.c_uint32), ("user", C.c_void_p), ("on_progress", PROGRESS_FN),
-                ("on_preview", PREVIEW_FN), ("on_frames", FRAMES_FN)]
+    _fields_ = [
+        ("struct_size", C.c_uint32),
+        ("reserved", C.c_uint32),
+        ("user", C.c_void_p),
+        ("on_progress", PROGRESS_FN),
+        ("on_preview", PREVIEW_FN),
+        ("on_frames", FRAMES_FN),
+    ]
 
 
 class ParamInfoStruct(C.Structure):
-    _fields_ = [("struct_size", C.c_uint32), ("type", C.c_int32), ("name", C.c_char_p), ("group", C.c_char_p), ("help", C.c_char_p),
-                ("unit", C.c_char_p), ("choices", C.c_char_p), ("default_text", C.c_char_p), ("minimum", C.c_double),
-                ("maximum", C.c_double), ("step", C.c_double), ("advanced", C.c_int32), ("reserved", C.c_int32)]
+    _fields_ = [
+        ("struct_size", C.c_uint32),
+        ("type", C.c_int32),
+        ("name", C.c_char_p),
+        ("group", C.c_char_p),
+        ("help", C.c_char_p),
+        ("unit", C.c_char_p),
+        ("choices", C.c_char_p),
+        ("default_text", C.c_char_p),
+        ("minimum", C.c_double),
+        ("maximum", C.c_double),
+        ("step", C.c_double),
+        ("advanced", C.c_int32),
+        ("reserved", C.c_int32),
+    ]
 
 
 class Failure(Exception):
@@ -142,7 +177,11 @@ def run_job(sla2: Sla2, model, values: dict, resume: Path | None = None, on_step
 
     callbacks = CallbacksStruct()
     sla2.check(sla2.c.sla2_job_callbacks_init(C.byref(callbacks), C.sizeof(callbacks)))
-    callbacks.on_progress, callbacks.on_preview, callbacks.on_frames = PROGRESS_FN(on_progress), PREVIEW_FN(on_preview), FRAMES_FN(on_frames)
+    callbacks.on_progress, callbacks.on_preview, callbacks.on_frames = (
+        PROGRESS_FN(on_progress),
+        PREVIEW_FN(on_preview),
+        FRAMES_FN(on_frames),
+    )
     params = sla2.params(**values)
     if resume is None:
         sla2.check(sla2.c.sla2_job_create(model, params, C.byref(callbacks), C.byref(job)))

@@ -15,11 +15,23 @@ PER_BLOCK, WHOLE_MODEL = 1e-5, 1e-4
 TEXT_LEN, TEXT_DIM = 512, 64
 
 # diffusers name -> original name; norm2 and norm3 swap
-RENAMES = [("condition_embedder.text_embedder.linear_1", "text_embedding.0"), ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
-           ("condition_embedder.time_embedder.linear_1", "time_embedding.0"), ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
-           ("condition_embedder.time_proj", "time_projection.1"), ("attn1.to_out.0", "self_attn.o"), ("attn2.to_out.0", "cross_attn.o"),
-           ("attn1.to_", "self_attn."), ("attn2.to_", "cross_attn."), ("attn1.", "self_attn."), ("attn2.", "cross_attn."),
-           (".norm2.", ".norm3."), ("ffn.net.0.proj", "ffn.0"), ("ffn.net.2", "ffn.2"), ("proj_out", "head.head")]
+RENAMES = [
+    ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+    ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+    ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+    ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+    ("condition_embedder.time_proj", "time_projection.1"),
+    ("attn1.to_out.0", "self_attn.o"),
+    ("attn2.to_out.0", "cross_attn.o"),
+    ("attn1.to_", "self_attn."),
+    ("attn2.to_", "cross_attn."),
+    ("attn1.", "self_attn."),
+    ("attn2.", "cross_attn."),
+    (".norm2.", ".norm3."),
+    ("ffn.net.0.proj", "ffn.0"),
+    ("ffn.net.2", "ffn.2"),
+    ("proj_out", "head.head"),
+]
 
 
 def original_name(name: str) -> str:
@@ -32,8 +44,19 @@ def original_name(name: str) -> str:
 
 def make_model(heads=2, head_dim=128, layers=3, ffn=512, seed=0):
     model = WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=heads, attention_head_dim=head_dim, in_channels=16, out_channels=16, text_dim=TEXT_DIM,
-        freq_dim=256, ffn_dim=ffn, num_layers=layers, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=1024).eval()
+        patch_size=(1, 2, 2),
+        num_attention_heads=heads,
+        attention_head_dim=head_dim,
+        in_channels=16,
+        out_channels=16,
+        text_dim=TEXT_DIM,
+        freq_dim=256,
+        ffn_dim=ffn,
+        num_layers=layers,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=1024,
+    ).eval()
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -62,8 +85,11 @@ def save_model(model, path, naming="original", dtype=None):
 def make_input(grid, text_rows=37, timestep=700.0, seed=1):
     frames, height, width = grid
     g = torch.Generator().manual_seed(seed)
-    return {"latent": torch.randn(16, frames, 2 * height, 2 * width, generator=g), "text": torch.randn(text_rows, TEXT_DIM, generator=g),
-            "timestep": torch.tensor([timestep])}
+    return {
+        "latent": torch.randn(16, frames, 2 * height, 2 * width, generator=g),
+        "text": torch.randn(text_rows, TEXT_DIM, generator=g),
+        "timestep": torch.tensor([timestep]),
+    }
 
 
 def reference(model, inputs, text_len=TEXT_LEN):
@@ -78,9 +104,11 @@ def reference(model, inputs, text_len=TEXT_LEN):
     # diffusers takes sines of fp32 angles; ours are fp64. Give it the exact ones, so that only the model is compared;
     # test_sinusoid compares with its own.
     if hasattr(model.condition_embedder, "timesteps_proj"):
+
         def exact(_module, args, _out):
             angle = args[0].double()[:, None] * 10000.0 ** (-torch.arange(128, dtype=torch.float64) / 128)
             return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
+
         if inputs.get("exact_sinusoid", True):
             hooks.append(model.condition_embedder.timesteps_proj.register_forward_hook(exact))
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -167,8 +195,10 @@ def test_sinusoid(run_dit, tmp_path):
 def test_three_namings_give_the_same_bytes(run_dit, tmp_path):
     model = make_model(layers=2)
     inputs = make_input((2, 3, 5))
-    results = [run_dit(save_model(model, tmp_path / f"{naming}.safetensors", naming), inputs)[0]["velocity"]
-               for naming in ("original", "comfy", "diffusers")]
+    results = [
+        run_dit(save_model(model, tmp_path / f"{naming}.safetensors", naming), inputs)[0]["velocity"]
+        for naming in ("original", "comfy", "diffusers")
+    ]
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
