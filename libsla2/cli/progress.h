@@ -4,6 +4,7 @@
 #include <sla2/generate.h>
 
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "options.h"

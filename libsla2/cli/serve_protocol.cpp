@@ -231,7 +231,7 @@ json parse_cancel(const Request& request) {
 
 std::string parse_info(const Request& request) {
   Members members(request);
-  const std::string path = members.text("path");
+  std::string path = members.text("path");
   members.end();
   if (path.empty()) members.fail("\"path\" is missing");
   return path;

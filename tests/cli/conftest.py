@@ -65,8 +65,13 @@ def generate(sla2, tiny_model):
 
 def probe_media(path: Path) -> dict:
     """ffprobe's view of a file, frames counted by decoding."""
-    done = subprocess.run(["ffprobe", "-v", "error", "-count_frames", "-show_format", "-show_streams", "-of", "json", str(path)],
-                          capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        ["ffprobe", "-v", "error", "-count_frames", "-show_format", "-show_streams", "-of", "json", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     return json.loads(done.stdout)
 
 

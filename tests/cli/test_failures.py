@@ -33,10 +33,10 @@ def edit_tensor(path, name: str, change) -> None:
     """Change one tensor's bytes in place: change(bytearray)."""
     data = bytearray(path.read_bytes())
     header_size = struct.unpack("<Q", data[:8])[0]
-    begin, end = json.loads(data[8:8 + header_size])[name]["data_offsets"]
-    part = data[8 + header_size + begin:8 + header_size + end]
+    begin, end = json.loads(data[8 : 8 + header_size])[name]["data_offsets"]
+    part = data[8 + header_size + begin : 8 + header_size + end]
     change(part)
-    data[8 + header_size + begin:8 + header_size + end] = part
+    data[8 + header_size + begin : 8 + header_size + end] = part
     path.write_bytes(data)
 
 
@@ -86,13 +86,16 @@ def test_wrong_vae(sla2, broken_model, out):
     check(sla2("generate", "-m", broken_model, "-p", "x", "-o", out / "a.mp4", code=MISMATCH), out, "vae.safetensors", "UMT5")
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    (("--width", "50"), ("width", "16")),
-    (("--height", "100"), ("height", "16")),
-    (("--frames", "10"), ("frames", "4k+1")),
-    (("--sigmas", "0.5,0.9"), ("fall strictly",)),
-    (("--frames", "9999"), ("frames", "1021")),
-])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--width", "50"), ("width", "16")),
+        (("--height", "100"), ("height", "16")),
+        (("--frames", "10"), ("frames", "4k+1")),
+        (("--sigmas", "0.5,0.9"), ("fall strictly",)),
+        (("--frames", "9999"), ("frames", "1021")),
+    ],
+)
 def test_impossible_sizes(generate, out, flags, words):
     check(generate("-o", out / "a.mp4", *flags, code=USAGE), out, *words)
 
@@ -124,8 +127,10 @@ def test_read_only_folder(generate, out):
 
 def limited(bytes_: int):
     """Files of the child may not grow beyond this: a full disk that needs no root."""
+
     def apply() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
+
     return apply
 
 
@@ -166,7 +171,7 @@ def test_nan_in_a_weight(sla2, broken_model, out):
         part[0:4] = struct.pack("<f", float("nan"))
 
     header = (broken_model / "dit.safetensors").read_bytes()
-    names = json.loads(header[8:8 + struct.unpack("<Q", header[:8])[0]])
+    names = json.loads(header[8 : 8 + struct.unpack("<Q", header[:8])[0]])
     target = next(name for name in names if "blocks.1" in name and name.endswith("ffn.net.2.weight"))
     edit_tensor(broken_model / "dit.safetensors", target, plant)
     done = sla2("generate", "-m", broken_model, "-p", "x", "--steps", 3, "-o", out / "a.mp4", "--no-checkpoint", code=NUMERIC)
@@ -200,8 +205,11 @@ def test_two_runs_do_not_share_an_output(generate, out):
 
 
 def test_second_ctrl_c_ends_at_once(tool, tiny_model, out, environment):
-    with subprocess.Popen([tool, "generate", "-m", tiny_model, "-p", "x", "--steps", "1000", "--json", "-o", out / "a.mp4"],
-                          stdout=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(
+        [tool, "generate", "-m", tiny_model, "-p", "x", "--steps", "1000", "--json", "-o", out / "a.mp4"],
+        stdout=subprocess.PIPE,
+        env=environment,
+    ) as process:
         for line in process.stdout:
             if b'"phase":"sample"' in line:
                 break

@@ -15,8 +15,12 @@ WIDTH, HEIGHT, FRAMES, FPS = 64, 48, 9, 8  # defaults in the tiny model's model.
 
 def decode(path) -> numpy.ndarray:
     """[F, H, W, 3] by ffmpeg."""
-    raw = subprocess.run(["ffmpeg", "-v", "error", "-i", str(path), "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
-                         capture_output=True, check=True, timeout=60).stdout
+    raw = subprocess.run(
+        ["ffmpeg", "-v", "error", "-i", str(path), "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    ).stdout
     return numpy.frombuffer(raw, numpy.uint8).reshape(-1, HEIGHT, WIDTH, 3)
 
 
@@ -25,7 +29,7 @@ def clip(generate, tmp_path_factory):
     """One run that writes everything."""
     folder = tmp_path_factory.mktemp("clip")
     done = generate("-o", folder / "a.mp4", "-o", folder / "a.webm", "-o", folder / "a.gif", "-o", folder / "png", "--sheet",
-                    folder / "sheet.png", "--report", folder / "report.json", "-o", folder / "named" / "f_%03d.png", "--quality", 5, "-s", 11)
+                    folder / "sheet.png", "--report", folder / "report.json", "-o", folder / "named" / "f_%03d.png", "--quality", 5, "-s", 11)  # fmt: skip
     return folder, done
 
 
@@ -36,7 +40,9 @@ def test_nothing_else_is_left(clip):
     assert leftovers(folder / "named") == [f"f_{i:03d}.png" for i in range(FRAMES)]
 
 
-@pytest.mark.parametrize(("name", "codecs"), [("a.mp4", ("h264", "hevc", "av1", "mpeg4")), ("a.webm", ("vp9", "av1", "vp8")), ("a.gif", ("gif",))])
+@pytest.mark.parametrize(
+    ("name", "codecs"), [("a.mp4", ("h264", "hevc", "av1", "mpeg4")), ("a.webm", ("vp9", "av1", "vp8")), ("a.gif", ("gif",))]
+)
 def test_containers(clip, name, codecs):
     media = probe_media(clip[0] / name)
     stream = media["streams"][0]
@@ -152,8 +158,9 @@ def test_terminal_shows_a_bar(tool, tiny_model, tmp_path, environment):
         master, slave = pty.openpty()
     except OSError as error:  # a bare container may have no /dev/pts
         pytest.skip(f"no terminal can be made here: {error}")
-    with subprocess.Popen([tool, "generate", "-m", tiny_model, "-p", "x", "--steps", "3", "-o", tmp_path / "a.mp4"], stderr=slave,
-                          env=environment) as process:
+    with subprocess.Popen(
+        [tool, "generate", "-m", tiny_model, "-p", "x", "--steps", "3", "-o", tmp_path / "a.mp4"], stderr=slave, env=environment
+    ) as process:
         os.close(slave)
         text = b""
         try:
@@ -168,7 +175,7 @@ def test_terminal_shows_a_bar(tool, tiny_model, tmp_path, environment):
 
 def test_sla2_attention_reports_its_sparsity(generate, tmp_path):
     generate("-o", tmp_path / "a.gif", "--report", tmp_path / "r.json", "--attention", "sla2", "--sparsity", "0.5", "--width", 128, "--height",
-             128, "--block-q", 32, "--block-k", 16)
+             128, "--block-q", 32, "--block-k", 16)  # fmt: skip
     layers = json.loads((tmp_path / "r.json").read_text())["layers"]
     assert all(0.3 < layer["achieved_sparsity"] < 0.7 for layer in layers)
 

@@ -27,8 +27,15 @@ def test_generate_help_comes_from_the_parameter_table(sla2, tool, environment):
     import subprocess
 
     text = sla2("generate", "--help").stdout
-    asked = subprocess.run([tool, "serve", "--stdio"], input='{"id": 1, "method": "params"}\n', capture_output=True, text=True,
-                           check=True, timeout=60, env=environment)
+    asked = subprocess.run(
+        [tool, "serve", "--stdio"],
+        input='{"id": 1, "method": "params"}\n',
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env=environment,
+    )
     answer = [json.loads(line) for line in asked.stdout.splitlines()][-1]
     assert len(answer["result"]) > 30
     for row in answer["result"]:
@@ -45,20 +52,28 @@ def test_no_command_shows_help(sla2):
     assert "generate" in sla2(code=2).stdout
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (("generate", "--stepps", "3"), "--steps"),
-    (("generate", "--cfg_scale=2"), "--cfg-scale"),
-    (("genrate",), "generate"),
-    (("presets", "lst"), "list"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("generate", "--stepps", "3"), "--steps"),
+        (("generate", "--cfg_scale=2"), "--cfg-scale"),
+        (("genrate",), "generate"),
+        (("presets", "lst"), "list"),
+    ],
+)
 def test_a_mistyped_word_gets_the_nearest(sla2, arguments, words):
     error = sla2(*arguments, code=2).stderr
     assert f"did you mean {words}?" in error and "--help" in error
 
 
 def test_bad_values_are_refused_before_anything_runs(sla2, tiny_model, tmp_path):
-    for flags, words in ((("--steps", "many"), "whole number"), (("--steps", "0"), "1 to 1000"), (("--sampler", "eulr"), "euler"),
-                         (("--quality", "99"), "63"), (("--sigmas", "1,x"), "not a number")):
+    for flags, words in (
+        (("--steps", "many"), "whole number"),
+        (("--steps", "0"), "1 to 1000"),
+        (("--sampler", "eulr"), "euler"),
+        (("--quality", "99"), "63"),
+        (("--sigmas", "1,x"), "not a number"),
+    ):
         error = sla2("generate", "-m", tiny_model, "-p", "x", "-o", tmp_path / "a.mp4", *flags, code=2).stderr
         assert words in error, error
     assert not list(tmp_path.iterdir())

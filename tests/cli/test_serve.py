@@ -55,8 +55,11 @@ def session(tool, environment):
 
 
 def generate(model, identity, *outputs, **more) -> dict:
-    return {"id": identity, "method": "generate",
-            "params": {"params": {**PARAMS, "model": str(model), **more}, "outputs": [str(path) for path in outputs]}}
+    return {
+        "id": identity,
+        "method": "generate",
+        "params": {"params": {**PARAMS, "model": str(model), **more}, "outputs": [str(path) for path in outputs]},
+    }
 
 
 def test_questions(session, tiny_model):
@@ -111,12 +114,24 @@ def test_errors_of_a_job(session, tiny_model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("line", [
-    b"not json", b"[]", b"{}", b'{"id": 1}', b'{"id": 1.5, "method": "info"}', b'{"id": 1, "method": "fly"}',
-    b'{"id": 1, "method": "info", "params": {"path": 3}}', b'{"id": 1, "method": "info", "params": {"path": "a", "more": 1}}',
-    b'{"id": 1, "method": "info", "params": {"path": "a\\u0000b"}}', b"\xff\xfe", b"[" * 100000,
-    b'{"id": 1, "method": "generate", "params": {"outputs": "a.mp4"}}', b"x" * (LONGEST_LINE + 10),
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"not json",
+        b"[]",
+        b"{}",
+        b'{"id": 1}',
+        b'{"id": 1.5, "method": "info"}',
+        b'{"id": 1, "method": "fly"}',
+        b'{"id": 1, "method": "info", "params": {"path": 3}}',
+        b'{"id": 1, "method": "info", "params": {"path": "a", "more": 1}}',
+        b'{"id": 1, "method": "info", "params": {"path": "a\\u0000b"}}',
+        b"\xff\xfe",
+        b"[" * 100000,
+        b'{"id": 1, "method": "generate", "params": {"outputs": "a.mp4"}}',
+        b"x" * (LONGEST_LINE + 10),
+    ],
+)
 def test_bad_lines_get_an_error_and_the_worker_goes_on(session, line):
     session.send(line)
     error = session.until(lambda event: event["type"] == "error")
@@ -125,8 +140,14 @@ def test_bad_lines_get_an_error_and_the_worker_goes_on(session, line):
 
 
 def test_shutdown(tool, environment):
-    done = subprocess.run([tool, "serve", "--stdio"], input=b'{"id": 1, "method": "shutdown"}\n{"id": 2, "method": "doctor"}\n',
-                          capture_output=True, check=False, timeout=60, env=environment)
+    done = subprocess.run(
+        [tool, "serve", "--stdio"],
+        input=b'{"id": 1, "method": "shutdown"}\n{"id": 2, "method": "doctor"}\n',
+        capture_output=True,
+        check=False,
+        timeout=60,
+        env=environment,
+    )
     assert done.returncode == 0
     assert [json.loads(line)["type"] for line in done.stdout.splitlines()] == ["hello", "result"]
 

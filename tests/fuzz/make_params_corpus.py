@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Seeds for fuzz_params: presets as they are shipped, one value of each type, and the mistakes the tests know.
 
-    python tests/fuzz/make_params_corpus.py
+python tests/fuzz/make_params_corpus.py
 """
 
 from __future__ import annotations
@@ -10,8 +10,19 @@ import json
 from pathlib import Path
 
 TEXTS = {
-    "types": json.dumps({"steps": 4, "cfg_scale": 1.5, "nan_retry": True, "prompt": "a \u7403\U0001f388\n", "sigmas": [1, 0.5, 1e-3],
-                         "attention": "sla2", "block_q": 64, "seed": 18446744073709551615}, indent=1).encode(),
+    "types": json.dumps(
+        {
+            "steps": 4,
+            "cfg_scale": 1.5,
+            "nan_retry": True,
+            "prompt": "a \u7403\U0001f388\n",
+            "sigmas": [1, 0.5, 1e-3],
+            "attention": "sla2",
+            "block_q": 64,
+            "seed": 18446744073709551615,
+        },
+        indent=1,
+    ).encode(),
     "wrapped": b'{"name": "n", "description": "d",\n "params": {"seed": -1, "width": 64}}',
     "empty": b"{}",
     "twice": b'{"steps": 1, "steps": 2}',

@@ -36,15 +36,30 @@ SEEDS = {
     "scalar_and_nothing": safetensors({"s": ("F32", []), "n": ("BF16", [0, 7])}),
     "scaled": safetensors({"a.weight": ("F8_E4M3", [3, 2]), "a.weight_scale": ("F32", [3, 1]), "scaled_fp8": ("F8_E4M3", [2])}),
     "nvfp4": safetensors({"a.weight": ("U8", [3, 2]), "a.weight_scale_2": ("F32", [])}),
-    "dit": safetensors({**DIT, **linear("time_projection.1", 24, 4), **linear("head.head", 64, 4, "BF16")}, {"config": "{\"eps\":1e-6}"}),
+    "dit": safetensors({**DIT, **linear("time_projection.1", 24, 4), **linear("head.head", 64, 4, "BF16")}, {"config": '{"eps":1e-6}'}),
     "dit_comfy": safetensors({f"model.diffusion_model.{k}": v for k, v in {**DIT, **linear("time_projection.1", 1, 1)}.items()}),
-    "dit_diffusers": safetensors({"scale_shift_table": ("F16", [1, 2, 4]), "condition_embedder.time_proj.weight": ("F16", [1]),
-                                  "blocks.0.attn2.to_out.0.bias": ("F16", [4])}),
-    "vae": safetensors({"decoder.mid_block.resnets.0.norm1.gamma": ("F32", [2, 1, 1, 1]), "decoder.norm_out.gamma": ("F32", [2, 1, 1, 1]),
-                        "decoder.up_blocks.1.resnets.2.conv1.weight": ("F32", [1]),
-                        "decoder.up_blocks.0.upsamplers.0.time_conv.bias": ("F32", [1])}),
-    "umt5": safetensors({"token_embedding.weight": ("BF16", [4, 2]), "blocks.0.pos_embedding.embedding.weight": ("BF16", [2, 2]),
-                         "spiece_model": ("U8", [3])}),
+    "dit_diffusers": safetensors(
+        {
+            "scale_shift_table": ("F16", [1, 2, 4]),
+            "condition_embedder.time_proj.weight": ("F16", [1]),
+            "blocks.0.attn2.to_out.0.bias": ("F16", [4]),
+        }
+    ),
+    "vae": safetensors(
+        {
+            "decoder.mid_block.resnets.0.norm1.gamma": ("F32", [2, 1, 1, 1]),
+            "decoder.norm_out.gamma": ("F32", [2, 1, 1, 1]),
+            "decoder.up_blocks.1.resnets.2.conv1.weight": ("F32", [1]),
+            "decoder.up_blocks.0.upsamplers.0.time_conv.bias": ("F32", [1]),
+        }
+    ),
+    "umt5": safetensors(
+        {
+            "token_embedding.weight": ("BF16", [4, 2]),
+            "blocks.0.pos_embedding.embedding.weight": ("BF16", [2, 2]),
+            "spiece_model": ("U8", [3]),
+        }
+    ),
     "lora": safetensors({"diffusion_model.blocks.0.self_attn.q.lora_A.weight": ("F32", [2, 2])}),
     "latent": safetensors({"latent": ("F32", [1])}, {"format": "sla2.latent"}),
     "header_only": b'{"a":{"dtype":"F32","shape":[16],"data_offsets":[0,64]},"__metadata__":{"k":"v"}}',

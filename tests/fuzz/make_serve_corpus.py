@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Seeds for fuzz_serve: one well-formed line per method, and the mistakes the tests know. First byte: size of the pieces.
 
-    python tests/fuzz/make_serve_corpus.py
+python tests/fuzz/make_serve_corpus.py
 """
 
 from __future__ import annotations
@@ -10,9 +10,20 @@ import json
 from pathlib import Path
 
 LINES = {
-    "generate": {"id": 1, "method": "generate", "params": {"preset": "demo", "params": {"prompt": "a ball", "steps": 4, "cfg_scale": 1.5,
-                 "nan_retry": True, "sigmas": [1, 0.5]}, "outputs": ["a.mp4", "png"], "sheet": "s.png", "report": "r.json",
-                 "quality": 20, "keep_checkpoint": False, "previews": True}},
+    "generate": {
+        "id": 1,
+        "method": "generate",
+        "params": {
+            "preset": "demo",
+            "params": {"prompt": "a ball", "steps": 4, "cfg_scale": 1.5, "nan_retry": True, "sigmas": [1, 0.5]},
+            "outputs": ["a.mp4", "png"],
+            "sheet": "s.png",
+            "report": "r.json",
+            "quality": 20,
+            "keep_checkpoint": False,
+            "previews": True,
+        },
+    },
     "resume": {"id": "j", "method": "resume", "params": {"checkpoint": "a.sla2ckpt", "model": "m", "threads": 2}},
     "cancel": {"id": 2, "method": "cancel", "params": {"job": 1}},
     "info": {"id": 3, "method": "info", "params": {"path": "a.mp4"}},

@@ -60,8 +60,25 @@ def worker(heads: int, threads: int, backward: bool) -> None:
 
 def ours(program: Path, tokens: int, sparsity: float, products: str, args: argparse.Namespace) -> float:
     mode = ["--mode", "sla2", "--sparsity", str(sparsity)] if sparsity else ["--mode", "full"]
-    command = [str(program), "bench", *mode, "--heads", str(args.heads), "--dim", str(DIM), "--query-tokens", str(tokens), "--key-tokens",
-               str(tokens), "--threads", str(args.threads), "--repeats", "2", "--products", products]
+    command = [
+        str(program),
+        "bench",
+        *mode,
+        "--heads",
+        str(args.heads),
+        "--dim",
+        str(DIM),
+        "--query-tokens",
+        str(tokens),
+        "--key-tokens",
+        str(tokens),
+        "--threads",
+        str(args.threads),
+        "--repeats",
+        "2",
+        "--products",
+        products,
+    ]
     if args.backward and products == "bf16":
         command += ["--dtype", "bf16"]
     result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -79,9 +96,21 @@ def measure(program: Path, tokens: int, args: argparse.Namespace, sdpa: Sdpa) ->
             times.append(ours(program, tokens, sparsity, products, args))
     peer = {dtype: statistics.median(times) for dtype, times in theirs.items()}
     dense = (10 if args.backward else 4) * args.heads * tokens**2 * DIM / 1e9
-    return [{"tokens": tokens, "sparsity": sparsity, "products": products, "seconds": (own := statistics.median(times)), "gflops": dense / own,
-             "sdpa_fp32_s": peer["float32"], "sdpa_bf16_s": peer["bfloat16"], "sdpa_bf16_gflops": dense / peer["bfloat16"],
-             "over_fp32": peer["float32"] / own, "over_bf16": peer["bfloat16"] / own} for (sparsity, products), times in mine.items()]
+    return [
+        {
+            "tokens": tokens,
+            "sparsity": sparsity,
+            "products": products,
+            "seconds": (own := statistics.median(times)),
+            "gflops": dense / own,
+            "sdpa_fp32_s": peer["float32"],
+            "sdpa_bf16_s": peer["bfloat16"],
+            "sdpa_bf16_gflops": dense / peer["bfloat16"],
+            "over_fp32": peer["float32"] / own,
+            "over_bf16": peer["bfloat16"] / own,
+        }
+        for (sparsity, products), times in mine.items()
+    ]
 
 
 def main() -> None:
@@ -108,8 +137,11 @@ def main() -> None:
     for tokens in args.tokens:
         for row in measure(program, tokens, args, sdpa):
             rows.append(row)
-            print(f"{row['tokens']:7}  {row['sparsity']:8.0%}  {row['products']:>8}  {row['seconds']:9.4f}   {row['gflops']:21.0f}"
-                  f"   {row['over_fp32']:14.1f}   {row['over_bf16']:14.1f}", flush=True)
+            print(
+                f"{row['tokens']:7}  {row['sparsity']:8.0%}  {row['products']:>8}  {row['seconds']:9.4f}   {row['gflops']:21.0f}"
+                f"   {row['over_fp32']:14.1f}   {row['over_bf16']:14.1f}",
+                flush=True,
+            )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
 

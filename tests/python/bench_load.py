@@ -23,8 +23,11 @@ FREQUENCIES, CHANNELS, PATCH = 256, 16, 4
 
 
 def shapes(layers: int) -> dict[str, list[int]]:
-    tensors: dict[str, list[int]] = {"patch_embedding.weight": [DIM, CHANNELS, 1, 2, 2], "patch_embedding.bias": [DIM],
-                                     "head.modulation": [1, 2, DIM]}
+    tensors: dict[str, list[int]] = {
+        "patch_embedding.weight": [DIM, CHANNELS, 1, 2, 2],
+        "patch_embedding.bias": [DIM],
+        "head.modulation": [1, 2, DIM],
+    }
 
     def linear(name: str, out: int, into: int) -> None:
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = [out, into], [out]
@@ -76,10 +79,14 @@ def main() -> None:
         path = args.file or Path(folder) / "model.safetensors"
         if not path.exists():
             write(path, args.layers)
-        done = subprocess.run([find_program("probe_dit"), "load", path, "--rounds", str(args.rounds)], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [find_program("probe_dit"), "load", path, "--rounds", str(args.rounds)], capture_output=True, text=True, check=True
+        )
     result = json.loads(done.stdout)
-    print(f"{result['bytes'] / 1e9:.2f} GB, {result['threads']} threads, {result['isa']}: plain read {result['read_seconds']:.2f} s, "
-          f"ready to sample {result['load_seconds']:.2f} s, ratio {result['ratio']:.2f}, peak {result['peak_bytes'] / 2**20:.0f} MiB")
+    print(
+        f"{result['bytes'] / 1e9:.2f} GB, {result['threads']} threads, {result['isa']}: plain read {result['read_seconds']:.2f} s, "
+        f"ready to sample {result['load_seconds']:.2f} s, ratio {result['ratio']:.2f}, peak {result['peak_bytes'] / 2**20:.0f} MiB"
+    )
 
 
 if __name__ == "__main__":

@@ -43,8 +43,9 @@ def worker(precision: str, grid: tuple[int, int, int], layers: int) -> None:
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     before = peak_bytes()
     torch.set_default_dtype(dtype)  # weights are made in this type: no second copy in memory
-    model = WanTransformer3DModel(num_attention_heads=HEADS, attention_head_dim=DIM // HEADS, ffn_dim=FFN, num_layers=layers,
-                                  text_dim=TEXT_DIM, cross_attn_norm=True).eval()
+    model = WanTransformer3DModel(
+        num_attention_heads=HEADS, attention_head_dim=DIM // HEADS, ffn_dim=FFN, num_layers=layers, text_dim=TEXT_DIM, cross_attn_norm=True
+    ).eval()
     torch.set_default_dtype(torch.float32)
     frames, height, width = grid
     latent = torch.randn(1, 16, frames, 2 * height, 2 * width, dtype=dtype)
@@ -89,8 +90,28 @@ class Theirs:
 
 
 def ours(program: Path, stored: str, bits: int, args: argparse.Namespace) -> dict:
-    command = [str(program), "bench", "--dim", str(DIM), "--heads", str(HEADS), "--ffn", str(FFN), "--layers", str(args.layers), "--grid",
-               args.grid, "--stored", stored, "--prompt-tokens", str(PROMPT_TOKENS), "--repeat", str(args.repeat), "--linear-bits", str(bits)]
+    command = [
+        str(program),
+        "bench",
+        "--dim",
+        str(DIM),
+        "--heads",
+        str(HEADS),
+        "--ffn",
+        str(FFN),
+        "--layers",
+        str(args.layers),
+        "--grid",
+        args.grid,
+        "--stored",
+        stored,
+        "--prompt-tokens",
+        str(PROMPT_TOKENS),
+        "--repeat",
+        str(args.repeat),
+        "--linear-bits",
+        str(bits),
+    ]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -108,12 +129,21 @@ def compare(program: Path, theirs_in: str, stored: str, bit_counts: list[int], a
 
 def row(name: str, mine: list[dict], theirs: Theirs) -> dict:
     block = statistics.median(result["block_seconds"] for result in mine)
-    return {"stored": name, "tokens": mine[0]["tokens"], "isa": mine[0]["isa"], "threads": mine[0]["threads"],
-            "ours_s": block, "diffusers_s": theirs.block(), "ratio": theirs.block() / block,
-            "ours_attention_s": statistics.median(result["attention_seconds"] for result in mine),
-            "planned": mine[0]["planned_bytes"], "ours_used": max(result["used_bytes"] for result in mine),
-            "ours_peak": max(result["peak_bytes"] for result in mine), "diffusers_used": theirs.results[-1]["used"],
-            "diffusers_peak": theirs.results[-1]["peak"]}
+    return {
+        "stored": name,
+        "tokens": mine[0]["tokens"],
+        "isa": mine[0]["isa"],
+        "threads": mine[0]["threads"],
+        "ours_s": block,
+        "diffusers_s": theirs.block(),
+        "ratio": theirs.block() / block,
+        "ours_attention_s": statistics.median(result["attention_seconds"] for result in mine),
+        "planned": mine[0]["planned_bytes"],
+        "ours_used": max(result["used_bytes"] for result in mine),
+        "ours_peak": max(result["peak_bytes"] for result in mine),
+        "diffusers_used": theirs.results[-1]["used"],
+        "diffusers_peak": theirs.results[-1]["peak"],
+    }
 
 
 def errors(program: Path, bit_counts: list[int]) -> list[dict]:
@@ -126,28 +156,56 @@ def errors(program: Path, bit_counts: list[int]) -> list[dict]:
     small_path = ROOT / "presets" / "models" / "small_world" / "dit.safetensors"
     small = test_dit.make_model(heads=3, head_dim=64, layers=5, ffn=512, text_dim=128)
     stored = load_file(str(small_path))
-    small.load_state_dict({name: stored[test_dit.original_name(name)].float().reshape(value.shape) for name, value in small.state_dict().items()})
+    small.load_state_dict(
+        {name: stored[test_dit.original_name(name)].float().reshape(value.shape) for name, value in small.state_dict().items()}
+    )
     found = []
     with tempfile.TemporaryDirectory() as folder:
         big = test_dit.make_model(heads=HEADS, head_dim=DIM // HEADS, layers=1, ffn=FFN)
-        cases = [(big, test_dit.save_model(big, Path(folder) / "big.safetensors"), test_dit.make_input((5, 8, 8)), test_dit.TEXT_LEN),
-                 (small, small_path, test_dit.make_input((5, 8, 8), text_rows=12, timestep=600.0, text_dim=128), 64)]
+        cases = [
+            (big, test_dit.save_model(big, Path(folder) / "big.safetensors"), test_dit.make_input((5, 8, 8)), test_dit.TEXT_LEN),
+            (small, small_path, test_dit.make_input((5, 8, 8), text_rows=12, timestep=600.0, text_dim=128), 64),
+        ]
         for model, path, inputs, text_len in cases:
             exact = test_dit.reference(model, inputs, text_len)
             save_file(inputs, f"{folder}/in.safetensors")
             for bits in bit_counts:
-                subprocess.run([str(program), "forward", "--model", str(path), "--input", f"{folder}/in.safetensors", "--output", f"{folder}/out.safetensors",
-                                "--precision", "bf16", "--linear-bits", str(bits)], capture_output=True, check=True)
+                subprocess.run(
+                    [
+                        str(program),
+                        "forward",
+                        "--model",
+                        str(path),
+                        "--input",
+                        f"{folder}/in.safetensors",
+                        "--output",
+                        f"{folder}/out.safetensors",
+                        "--precision",
+                        "bf16",
+                        "--linear-bits",
+                        str(bits),
+                    ],
+                    capture_output=True,
+                    check=True,
+                )
                 result = load_file(f"{folder}/out.safetensors")
                 outputs = {"velocity": (result["velocity"], exact["velocity"])}
                 if model is big:
-                    outputs = {"block": (result["block.0"], exact["block.0"]),
-                               "its change": (result["block.0"] - result["block.-1"], exact["block.0"] - exact["block.-1"])}
+                    outputs = {
+                        "block": (result["block.0"], exact["block.0"]),
+                        "its change": (result["block.0"] - result["block.-1"], exact["block.0"] - exact["block.-1"]),
+                    }
                 for what, (mine, truth) in outputs.items():
                     mine, truth = mine.double().flatten(), truth.double().flatten()
-                    found.append({"model": "random, 1.3B sizes" if model is big else "small_world", "output": what, "linear_bits": bits,
-                                  "relative_l1": ((mine - truth).abs().sum() / truth.abs().sum()).item(),
-                                  "cosine": torch.nn.functional.cosine_similarity(mine, truth, dim=0).item()})
+                    found.append(
+                        {
+                            "model": "random, 1.3B sizes" if model is big else "small_world",
+                            "output": what,
+                            "linear_bits": bits,
+                            "relative_l1": ((mine - truth).abs().sum() / truth.abs().sum()).item(),
+                            "cosine": torch.nn.functional.cosine_similarity(mine, truth, dim=0).item(),
+                        }
+                    )
     return found
 
 
@@ -175,12 +233,16 @@ def main() -> None:
     print(f"Wan2.1-1.3B block, {rows[0]['tokens']} tokens, {args.layers} layers, {rows[0]['threads']} threads, {rows[0]['isa']}")
     print("stored   ours s/block (attention)   diffusers s/block   ratio   peak ours / theirs MiB   used ours / planned / theirs MiB")
     for row in rows:
-        print(f"{row['stored']:6}   {row['ours_s']:10.3f} ({row['ours_attention_s']:.3f})   {row['diffusers_s']:18.3f}   {row['ratio']:5.2f}"
-              f"   {row['ours_peak'] / MIB:8.0f} / {row['diffusers_peak'] / MIB:.0f}"
-              f"   {row['ours_used'] / MIB:12.0f} / {row['planned'] / MIB:.0f} / {row['diffusers_used'] / MIB:.0f}")
+        print(
+            f"{row['stored']:6}   {row['ours_s']:10.3f} ({row['ours_attention_s']:.3f})   {row['diffusers_s']:18.3f}   {row['ratio']:5.2f}"
+            f"   {row['ours_peak'] / MIB:8.0f} / {row['diffusers_peak'] / MIB:.0f}"
+            f"   {row['ours_used'] / MIB:12.0f} / {row['planned'] / MIB:.0f} / {row['diffusers_used'] / MIB:.0f}"
+        )
     rest = errors(program, bit_counts) if args.linear_bits == 8 else []
     for error in rest:
-        print(f"{error['model']}, {error['output']}, {error['linear_bits']} bits: relative L1 {error['relative_l1']:.5f}, cosine {error['cosine']:.7f}")
+        print(
+            f"{error['model']}, {error['output']}, {error['linear_bits']} bits: relative L1 {error['relative_l1']:.5f}, cosine {error['cosine']:.7f}"
+        )
     if args.json:
         args.json.write_text(json.dumps(rows + rest, indent=2) + "\n")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """presets/schema.json from the parameter table of the built library.
 
-    SLA2_BUILD=build/dev python tests/python/make_preset_schema.py > presets/schema.json
+SLA2_BUILD=build/dev python tests/python/make_preset_schema.py > presets/schema.json
 """
 
 from __future__ import annotations

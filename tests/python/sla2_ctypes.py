@@ -20,13 +20,30 @@ PHASE_LOAD, PHASE_TEXT, PHASE_SAMPLE, PHASE_DECODE, PHASE_DONE = 1, 2, 3, 4, 5
 
 
 class ProgressStruct(C.Structure):
-    _fields_ = [("struct_size", C.c_uint32), ("phase", C.c_int32), ("step", C.c_int32), ("steps", C.c_int32), ("fraction", C.c_double),
-                ("seconds_elapsed", C.c_double), ("seconds_left", C.c_double), ("message", C.c_char_p)]
+    _fields_ = [
+        ("struct_size", C.c_uint32),
+        ("phase", C.c_int32),
+        ("step", C.c_int32),
+        ("steps", C.c_int32),
+        ("fraction", C.c_double),
+        ("seconds_elapsed", C.c_double),
+        ("seconds_left", C.c_double),
+        ("message", C.c_char_p),
+    ]
 
 
 class FramesStruct(C.Structure):
-    _fields_ = [("struct_size", C.c_uint32), ("width", C.c_int32), ("height", C.c_int32), ("first", C.c_int32), ("count", C.c_int32),
-                ("total", C.c_int32), ("rgb", C.POINTER(C.c_uint8)), ("row_bytes", C.c_int64), ("fps", C.c_double)]
+    _fields_ = [
+        ("struct_size", C.c_uint32),
+        ("width", C.c_int32),
+        ("height", C.c_int32),
+        ("first", C.c_int32),
+        ("count", C.c_int32),
+        ("total", C.c_int32),
+        ("rgb", C.POINTER(C.c_uint8)),
+        ("row_bytes", C.c_int64),
+        ("fps", C.c_double),
+    ]
 
 
 PROGRESS_FN = C.CFUNCTYPE(None, C.c_void_p, C.POINTER(ProgressStruct))
@@ -35,31 +52,86 @@ FRAMES_FN = C.CFUNCTYPE(C.c_int32, C.c_void_p, C.POINTER(FramesStruct))
 
 
 class CallbacksStruct(C.Structure):
-    _fields_ = [("struct_size", C.c_uint32), ("reserved", C.c_uint32), ("user", C.c_void_p), ("on_progress", PROGRESS_FN),
-                ("on_preview", PREVIEW_FN), ("on_frames", FRAMES_FN)]
+    _fields_ = [
+        ("struct_size", C.c_uint32),
+        ("reserved", C.c_uint32),
+        ("user", C.c_void_p),
+        ("on_progress", PROGRESS_FN),
+        ("on_preview", PREVIEW_FN),
+        ("on_frames", FRAMES_FN),
+    ]
 
 
 class ParamInfoStruct(C.Structure):
-    _fields_ = [("struct_size", C.c_uint32), ("type", C.c_int32), ("name", C.c_char_p), ("group", C.c_char_p), ("help", C.c_char_p),
-                ("unit", C.c_char_p), ("choices", C.c_char_p), ("default_text", C.c_char_p), ("minimum", C.c_double),
-                ("maximum", C.c_double), ("step", C.c_double), ("advanced", C.c_int32), ("reserved", C.c_int32)]
+    _fields_ = [
+        ("struct_size", C.c_uint32),
+        ("type", C.c_int32),
+        ("name", C.c_char_p),
+        ("group", C.c_char_p),
+        ("help", C.c_char_p),
+        ("unit", C.c_char_p),
+        ("choices", C.c_char_p),
+        ("default_text", C.c_char_p),
+        ("minimum", C.c_double),
+        ("maximum", C.c_double),
+        ("step", C.c_double),
+        ("advanced", C.c_int32),
+        ("reserved", C.c_int32),
+    ]
 
 
 class TensorStruct(C.Structure):
-    _fields_ = [("struct_size", C.c_uint32), ("dtype_code", C.c_uint8), ("dtype_bits", C.c_uint8), ("dtype_lanes", C.c_uint16),
-                ("data", C.c_void_p), ("ndim", C.c_int32), ("device_type", C.c_int32), ("device_id", C.c_int32), ("reserved", C.c_int32),
-                ("shape", C.c_int64 * 6), ("strides", C.c_int64 * 6)]
+    _fields_ = [
+        ("struct_size", C.c_uint32),
+        ("dtype_code", C.c_uint8),
+        ("dtype_bits", C.c_uint8),
+        ("dtype_lanes", C.c_uint16),
+        ("data", C.c_void_p),
+        ("ndim", C.c_int32),
+        ("device_type", C.c_int32),
+        ("device_id", C.c_int32),
+        ("reserved", C.c_int32),
+        ("shape", C.c_int64 * 6),
+        ("strides", C.c_int64 * 6),
+    ]
 
 
 class AttentionConfigStruct(C.Structure):
-    _fields_ = [("struct_size", C.c_uint32), ("mode", C.c_int32), ("layout", C.c_int32), ("mix", C.c_int32), ("batch", C.c_int64),
-                ("heads", C.c_int64), ("query_tokens", C.c_int64), ("key_tokens", C.c_int64), ("head_dim", C.c_int64),
-                ("sparsity", C.c_double), ("softmax_scale", C.c_double), ("block_q", C.c_int32), ("block_k", C.c_int32),
-                ("smooth_k", C.c_int32), ("reserved", C.c_int32), ("mix_scale", C.c_double), ("mix_bias", C.c_double),
-                ("router", C.c_int32), ("scope", C.c_int32), ("rule", C.c_int32), ("products", C.c_int32), ("bits", C.c_int32),
-                ("fp8_values", C.c_int32), ("kv_heads", C.c_int64), ("negligible", C.c_double), ("tau", C.c_double),
-                ("top_p", C.c_double), ("theta", C.c_double), ("protect_first", C.c_int32), ("protect_last", C.c_int32),
-                ("protect_near", C.c_int32), ("reserved2", C.c_int32), ("min_tokens", C.c_int64)]
+    _fields_ = [
+        ("struct_size", C.c_uint32),
+        ("mode", C.c_int32),
+        ("layout", C.c_int32),
+        ("mix", C.c_int32),
+        ("batch", C.c_int64),
+        ("heads", C.c_int64),
+        ("query_tokens", C.c_int64),
+        ("key_tokens", C.c_int64),
+        ("head_dim", C.c_int64),
+        ("sparsity", C.c_double),
+        ("softmax_scale", C.c_double),
+        ("block_q", C.c_int32),
+        ("block_k", C.c_int32),
+        ("smooth_k", C.c_int32),
+        ("reserved", C.c_int32),
+        ("mix_scale", C.c_double),
+        ("mix_bias", C.c_double),
+        ("router", C.c_int32),
+        ("scope", C.c_int32),
+        ("rule", C.c_int32),
+        ("products", C.c_int32),
+        ("bits", C.c_int32),
+        ("fp8_values", C.c_int32),
+        ("kv_heads", C.c_int64),
+        ("negligible", C.c_double),
+        ("tau", C.c_double),
+        ("top_p", C.c_double),
+        ("theta", C.c_double),
+        ("protect_first", C.c_int32),
+        ("protect_last", C.c_int32),
+        ("protect_near", C.c_int32),
+        ("reserved2", C.c_int32),
+        ("min_tokens", C.c_int64),
+    ]
 
 
 def _pointers(*names: str) -> list:
@@ -93,7 +165,14 @@ def load() -> C.CDLL:
     library.sla2_last_error.restype = C.c_char_p
     for name in ("sla2_params_to_json", "sla2_job_report", "sla2_job_memory_plan", "sla2_model_describe", "sla2_system_info"):
         getattr(library, name).restype = C.c_uint64
-    for name in ("sla2_params_destroy", "sla2_attention_destroy", "sla2_model_close", "sla2_job_cancel", "sla2_job_request_checkpoint", "sla2_job_destroy"):
+    for name in (
+        "sla2_params_destroy",
+        "sla2_attention_destroy",
+        "sla2_model_close",
+        "sla2_job_cancel",
+        "sla2_job_request_checkpoint",
+        "sla2_job_destroy",
+    ):
         getattr(library, name).restype = None
     return library
 
@@ -179,7 +258,11 @@ def run_job(sla2: Sla2, model, values: dict, resume: Path | None = None, on_step
 
     callbacks = CallbacksStruct()
     sla2.check(sla2.c.sla2_job_callbacks_init(C.byref(callbacks), C.sizeof(callbacks)))
-    callbacks.on_progress, callbacks.on_preview, callbacks.on_frames = PROGRESS_FN(on_progress), PREVIEW_FN(on_preview), FRAMES_FN(on_frames)
+    callbacks.on_progress, callbacks.on_preview, callbacks.on_frames = (
+        PROGRESS_FN(on_progress),
+        PREVIEW_FN(on_preview),
+        FRAMES_FN(on_frames),
+    )
     params = sla2.params(**values)
     if resume is None:
         sla2.check(sla2.c.sla2_job_create(model, params, C.byref(callbacks), C.byref(job)))

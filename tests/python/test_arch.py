@@ -94,7 +94,9 @@ def private_names(path: Path) -> set[tuple[str, str]]:
             inside = True
         elif line.startswith("}  // namespace"):
             inside = False
-        elif inside and (named := re.match(r"(?:struct|class|enum class) (\w+)\b[^;]*[{=]|(?:static )?const(?:expr)? .*?\b(k[A-Z]\w*)", line)):
+        elif inside and (
+            named := re.match(r"(?:struct|class|enum class) (\w+)\b[^;]*[{=]|(?:static )?const(?:expr)? .*?\b(k[A-Z]\w*)", line)
+        ):
             found.add((space, named[1] or named[2]))
     return found
 

@@ -179,7 +179,9 @@ def test_speed_beside_sdpa(run_probe):
         theirs = sorted(times[1:])[1]
         for mode, sparsity in (("full", 0), ("sla2", 0.5), ("sla2", 0.75), ("sla2", 0.9), ("sla2", 0.97)):
             done = run_probe("attention", "bench", "--mode", mode, "--sparsity", sparsity, "--query-tokens", tokens, "--key-tokens", tokens,
-                             "--threads", threads, "--repeats", 3)
+                             "--threads", threads, "--repeats", 3)  # fmt: skip
             ours = json.loads(done.stdout)
-            print(f"N {tokens} {mode} {sparsity}: ours {ours['seconds']:.4f} s, torch SDPA {theirs:.4f} s, ratio {theirs / ours['seconds']:.2f}")
+            print(
+                f"N {tokens} {mode} {sparsity}: ours {ours['seconds']:.4f} s, torch SDPA {theirs:.4f} s, ratio {theirs / ours['seconds']:.2f}"
+            )
             assert ours["seconds"] > 0

@@ -97,7 +97,9 @@ def test_gradients_agree_with_autograd(line, tmp_path):
     soft = float(case["tau"]) > 0
     if case["mode"] not in ("full", "linear_only") and not soft:
         stored["count"] = mask.sum(1).int()
-        stored["list"] = torch.stack([torch.nn.functional.pad(row.nonzero()[:, 0], (0, mask.shape[1] - int(row.sum()))) for row in mask]).int()
+        stored["list"] = torch.stack(
+            [torch.nn.functional.pad(row.nonzero()[:, 0], (0, mask.shape[1] - int(row.sum()))) for row in mask]
+        ).int()
     if case["a"] == "const":
         case["mix_bias"] = str(float(stored.get("mix", torch.zeros(1))[0]))
     save_file({name: value.contiguous() for name, value in stored.items()}, tmp_path / "in.safetensors")

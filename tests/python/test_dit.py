@@ -17,11 +17,23 @@ PER_BLOCK, WHOLE_MODEL = 1e-5, 1e-4
 TEXT_LEN, TEXT_DIM = 512, 64
 
 # diffusers name -> original name; norm2 and norm3 swap
-RENAMES = [("condition_embedder.text_embedder.linear_1", "text_embedding.0"), ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
-           ("condition_embedder.time_embedder.linear_1", "time_embedding.0"), ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
-           ("condition_embedder.time_proj", "time_projection.1"), ("attn1.to_out.0", "self_attn.o"), ("attn2.to_out.0", "cross_attn.o"),
-           ("attn1.to_", "self_attn."), ("attn2.to_", "cross_attn."), ("attn1.", "self_attn."), ("attn2.", "cross_attn."),
-           (".norm2.", ".norm3."), ("ffn.net.0.proj", "ffn.0"), ("ffn.net.2", "ffn.2"), ("proj_out", "head.head")]
+RENAMES = [
+    ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+    ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+    ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+    ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+    ("condition_embedder.time_proj", "time_projection.1"),
+    ("attn1.to_out.0", "self_attn.o"),
+    ("attn2.to_out.0", "cross_attn.o"),
+    ("attn1.to_", "self_attn."),
+    ("attn2.to_", "cross_attn."),
+    ("attn1.", "self_attn."),
+    ("attn2.", "cross_attn."),
+    (".norm2.", ".norm3."),
+    ("ffn.net.0.proj", "ffn.0"),
+    ("ffn.net.2", "ffn.2"),
+    ("proj_out", "head.head"),
+]
 
 
 def original_name(name: str) -> str:
@@ -34,8 +46,19 @@ def original_name(name: str) -> str:
 
 def make_model(heads=2, head_dim=128, layers=3, ffn=512, seed=0, text_dim=TEXT_DIM):
     model = WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=heads, attention_head_dim=head_dim, in_channels=16, out_channels=16, text_dim=text_dim,
-        freq_dim=256, ffn_dim=ffn, num_layers=layers, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=1024).eval()
+        patch_size=(1, 2, 2),
+        num_attention_heads=heads,
+        attention_head_dim=head_dim,
+        in_channels=16,
+        out_channels=16,
+        text_dim=text_dim,
+        freq_dim=256,
+        ffn_dim=ffn,
+        num_layers=layers,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=1024,
+    ).eval()
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -64,8 +87,11 @@ def save_model(model, path, naming="original", dtype=None):
 def make_input(grid, text_rows=37, timestep=700.0, seed=1, text_dim=TEXT_DIM):
     frames, height, width = grid
     g = torch.Generator().manual_seed(seed)
-    return {"latent": torch.randn(16, frames, 2 * height, 2 * width, generator=g), "text": torch.randn(text_rows, text_dim, generator=g),
-            "timestep": torch.tensor([timestep])}
+    return {
+        "latent": torch.randn(16, frames, 2 * height, 2 * width, generator=g),
+        "text": torch.randn(text_rows, text_dim, generator=g),
+        "timestep": torch.tensor([timestep]),
+    }
 
 
 def reference(model, inputs, text_len=TEXT_LEN):
@@ -80,9 +106,11 @@ def reference(model, inputs, text_len=TEXT_LEN):
     # diffusers takes sines of fp32 angles; ours are fp64. Give it the exact ones, so that only the model is compared;
     # test_sinusoid compares with its own.
     if hasattr(model.condition_embedder, "timesteps_proj"):
+
         def exact(_module, args, _out):
             angle = args[0].double()[:, None] * 10000.0 ** (-torch.arange(128, dtype=torch.float64) / 128)
             return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
+
         if inputs.get("exact_sinusoid", True):
             hooks.append(model.condition_embedder.timesteps_proj.register_forward_hook(exact))
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -169,8 +197,10 @@ def test_sinusoid(run_dit, tmp_path):
 def test_three_namings_give_the_same_bytes(run_dit, tmp_path):
     model = make_model(layers=2)
     inputs = make_input((2, 3, 5))
-    results = [run_dit(save_model(model, tmp_path / f"{naming}.safetensors", naming), inputs)[0]["velocity"]
-               for naming in ("original", "comfy", "diffusers")]
+    results = [
+        run_dit(save_model(model, tmp_path / f"{naming}.safetensors", naming), inputs)[0]["velocity"]
+        for naming in ("original", "comfy", "diffusers")
+    ]
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
@@ -241,7 +271,9 @@ def test_8_bit_linears_err_like_the_formula(run_dit, tmp_path, monkeypatch, isa,
     exact, formula = reference(model, inputs), reference(in_bytes(model, levels), inputs)
     ours, _ = run_dit(save_model(model, tmp_path / "m.safetensors"), inputs, "--precision", "f32", "--linear-bits", 8)
     for name in (*(f"block.{i}" for i in range(3)), "velocity"):
-        error, formulas, between = (relative(a, b) for a, b in ((ours[name], exact[name]), (formula[name], exact[name]), (ours[name], formula[name])))
+        error, formulas, between = (
+            relative(a, b) for a, b in ((ours[name], exact[name]), (formula[name], exact[name]), (ours[name], formula[name]))
+        )
         print(f"{name}: error {error:.2e}, the formula's {formulas:.2e}, between them {between:.2e}")
         assert 1e-3 < error <= 2 * formulas
         assert between < error / 2
@@ -306,7 +338,11 @@ def test_missing_tensors_are_named(run_probe, tmp_path):
 
 def test_plan_is_what_is_used(run_probe):
     """Planned bytes against the growth of the process, weights included."""
-    for extra in (["--stored", "bf16", "--layers", "4"], ["--stored", "f32", "--layers", "2"], ["--stored", "bf16", "--layers", "8", "--linear-bits", "8"]):
+    for extra in (
+        ["--stored", "bf16", "--layers", "4"],
+        ["--stored", "f32", "--layers", "2"],
+        ["--stored", "bf16", "--layers", "8", "--linear-bits", "8"],
+    ):
         done = run_probe("dit", "bench", "--grid", "3x12x16", "--repeat", "1", *extra)
         result = json.loads(done.stdout)
         assert result["planned_bytes"] == pytest.approx(result["used_bytes"], rel=0.10), result["plan"]

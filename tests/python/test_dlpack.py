@@ -28,7 +28,7 @@ def shim(tmp_path_factory):
     dlpack = os.path.join(os.path.dirname(torch.__file__), "include", "ATen")
     subprocess.run(["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-shared", "-fPIC", "-I", str(ROOT / "libsla2/include"),
                     "-isystem", dlpack, "-o", str(target), str(ROOT / "tests/python/dlpack_shim.c"), str(library),
-                    f"-Wl,-rpath,{library.parent}"], check=True)
+                    f"-Wl,-rpath,{library.parent}"], check=True)  # fmt: skip
     loaded = C.CDLL(str(target))
     loaded.shim_lend.restype = C.c_void_p
     return loaded

@@ -38,8 +38,18 @@ def model(sla2, folder):
 
 
 def values(**more):
-    return {"prompt": PROMPT, "negative_prompt": NEGATIVE, "steps": STEPS, "cfg_scale": 3, "shift": 3, "seed": 7, "precision": "fp32",
-            "preview_every": 0, **SIZE, **more}
+    return {
+        "prompt": PROMPT,
+        "negative_prompt": NEGATIVE,
+        "steps": STEPS,
+        "cfg_scale": 3,
+        "shift": 3,
+        "seed": 7,
+        "precision": "fp32",
+        "preview_every": 0,
+        **SIZE,
+        **more,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +86,17 @@ def pipeline(folder):
         wan = WanPipeline(tokenizer=None, text_encoder=None, transformer=dit.eval(), vae=vae.eval(), scheduler=scheduler)
         wan.set_progress_bar_config(disable=True)
         with torch.no_grad():
-            return wan(prompt_embeds=embed(PROMPT), negative_prompt_embeds=embed(NEGATIVE), height=SIZE["height"], width=SIZE["width"],
-                       num_frames=SIZE["frames"], num_inference_steps=STEPS, guidance_scale=guidance,
-                       generator=torch.Generator("cpu").manual_seed(7), output_type=output).frames
+            return wan(
+                prompt_embeds=embed(PROMPT),
+                negative_prompt_embeds=embed(NEGATIVE),
+                height=SIZE["height"],
+                width=SIZE["width"],
+                num_frames=SIZE["frames"],
+                num_inference_steps=STEPS,
+                guidance_scale=guidance,
+                generator=torch.Generator("cpu").manual_seed(7),
+                output_type=output,
+            ).frames
 
     return run
 
@@ -87,8 +105,11 @@ def scheduler_named(name):
     from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
     flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
-    return {"unipc": lambda: UniPCMultistepScheduler(**flow), "dpmpp_2m": lambda: DPMSolverMultistepScheduler(**flow),
-            "euler": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0)}[name]()
+    return {
+        "unipc": lambda: UniPCMultistepScheduler(**flow),
+        "dpmpp_2m": lambda: DPMSolverMultistepScheduler(**flow),
+        "euler": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0),
+    }[name]()
 
 
 GRIDS = {"unipc": "diffusers_unipc", "dpmpp_2m": "diffusers_dpm", "euler": "diffusers_euler"}
@@ -125,8 +146,11 @@ def test_same_bytes_for_any_thread_count_and_again(sla2, model):
 
 
 def test_report_progress_and_previews(sla2, model):
-    run = s.run_job(sla2, model, values(steps=4, attention="sla2", sparsity=0.5, dense_steps_first=1, dense_layers_first=1, preview_every=2,
-                                        block_q=32, block_k=16))
+    run = s.run_job(
+        sla2,
+        model,
+        values(steps=4, attention="sla2", sparsity=0.5, dense_steps_first=1, dense_layers_first=1, preview_every=2, block_q=32, block_k=16),
+    )
     assert run.status == s.OK, run.error
     fractions = [p[3] for p in run.progress]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0 and run.progress[-1][0] == s.PHASE_DONE
@@ -237,15 +261,18 @@ def test_a_receiver_can_stop_the_job(sla2, model):
     assert run.status == s.E_FILE_WRITE and "receiver" in run.error
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"width": 60}, "multiple of 16"),
-    ({"frames": 10}, "4k[+]1"),
-    ({"schedule": "lightx2v_4step", "sampler": "euler", "steps": 4, "shift": 5}, "cfg_scale = 3 contradicts"),
-    ({"schedule": "rcm", "sampler": "euler", "cfg_scale": 1, "shift": 1, "steps": 4}, "rcm"),
-    ({"prompt": b"\xff\xfe"}, "UTF-8"),
-    ({"prompt": "  "}, "empty"),
-    ({"sigmas": "0.5,0.9"}, "fall"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"width": 60}, "multiple of 16"),
+        ({"frames": 10}, "4k[+]1"),
+        ({"schedule": "lightx2v_4step", "sampler": "euler", "steps": 4, "shift": 5}, "cfg_scale = 3 contradicts"),
+        ({"schedule": "rcm", "sampler": "euler", "cfg_scale": 1, "shift": 1, "steps": 4}, "rcm"),
+        ({"prompt": b"\xff\xfe"}, "UTF-8"),
+        ({"prompt": "  "}, "empty"),
+        ({"sigmas": "0.5,0.9"}, "fall"),
+    ],
+)
 def test_wrong_settings_are_refused_before_work(sla2, model, change, words):
     with pytest.raises(s.Failure, match=words) as refused:
         s.run_job(sla2, model, values() | change)
@@ -335,8 +362,12 @@ def test_model_json_is_checked(sla2, folder, tmp_path):
     broken = tmp_path / "model"
     shutil.copytree(folder, broken)
     good = json.loads((folder / "model.json").read_text())
-    for change, status, words in [({"version": 2}, s.E_VERSION, "newer"), ({"family": "wan9"}, s.E_UNSUPPORTED, "wan9"),
-                                  ({"format": "x"}, s.E_FILE_FORMAT, "sla2.model"), ({"defaults": {"stepz": 3}}, s.E_ARGUMENT, "steps")]:
+    for change, status, words in [
+        ({"version": 2}, s.E_VERSION, "newer"),
+        ({"family": "wan9"}, s.E_UNSUPPORTED, "wan9"),
+        ({"format": "x"}, s.E_FILE_FORMAT, "sla2.model"),
+        ({"defaults": {"stepz": 3}}, s.E_ARGUMENT, "steps"),
+    ]:
         (broken / "model.json").write_text(json.dumps(good | change))
         with pytest.raises(s.Failure, match=words) as failure:
             sla2.open(broken)

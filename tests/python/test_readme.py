@@ -43,15 +43,30 @@ def test_tool_commands_run_as_printed(tmp_path: Path) -> None:
     assert len(commands) >= 4
     for line in commands:  # in order: later ones use files of earlier ones
         words = [str(tool), *shlex.split(line)[1:]]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False, env={**os.environ, "SLA2_PRESETS": str(ROOT / "presets")})
+        done = subprocess.run(
+            words,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+            env={**os.environ, "SLA2_PRESETS": str(ROOT / "presets")},
+        )
         assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     assert {p.name for p in tmp_path.iterdir()} >= {"bird.mp4", "again.mp4", "ball.gif"}
 
 
 def test_the_wan_command_knows_its_flags(tmp_path: Path) -> None:
     line = next(c for c in re.findall(r"`(sla2 generate[^`]*)`", README) if "wan-1.3b" in c)
-    done = subprocess.run([find_program("sla2"), *shlex.split(line)[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-                          env={**os.environ, "SLA2_PRESETS": str(ROOT / "presets")})
+    done = subprocess.run(
+        [find_program("sla2"), *shlex.split(line)[1:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "SLA2_PRESETS": str(ROOT / "presets")},
+    )
     assert done.returncode == 3, f"only the missing file may be wrong:\n{done.stderr}"
     assert "wan2.1_t2v_1.3B.safetensors" in done.stderr
 
@@ -63,7 +78,7 @@ def test_eight_lines_of_c(tmp_path: Path) -> None:
     library = find_library()
     program = tmp_path / "readme"
     subprocess.run(["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-I", ROOT / "libsla2/include", tmp_path / "readme.c", "-o", program, library,
-                    f"-Wl,-rpath,{library.parent}"], check=True)
+                    f"-Wl,-rpath,{library.parent}"], check=True)  # fmt: skip
     done = subprocess.run([program], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
 

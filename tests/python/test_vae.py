@@ -18,8 +18,9 @@ CONFIGS = {
     "base8": dict(base_dim=8, dim_mult=[1, 2, 4, 4], num_res_blocks=2, temperal_downsample=[False, True, True]),
     "one_block": dict(base_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, temperal_downsample=[False, True, True]),
     "ragged": dict(base_dim=6, dim_mult=[1, 2, 4, 6], num_res_blocks=1, temperal_downsample=[True, True, False]),
-    "wide_decoder": dict(base_dim=4, decoder_base_dim=12, dim_mult=[1, 2, 2], num_res_blocks=2,
-                         temperal_downsample=[True, True], scale_factor_spatial=4),
+    "wide_decoder": dict(
+        base_dim=4, decoder_base_dim=12, dim_mult=[1, 2, 2], num_res_blocks=2, temperal_downsample=[True, True], scale_factor_spatial=4
+    ),
 }
 LIMIT = 1e-4  # relative error of whole results, fp32
 
@@ -100,10 +101,19 @@ def ours_encode(run_probe, weights, video, folder, *options):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name,latent_frames,height,width", [
-    ("base8", 1, 6, 10), ("base8", 2, 6, 10), ("base8", 3, 6, 10), ("base8", 4, 3, 5), ("base8", 5, 6, 10),
-    ("one_block", 3, 4, 6), ("ragged", 4, 3, 5), ("wide_decoder", 3, 6, 7),
-])
+@pytest.mark.parametrize(
+    "name,latent_frames,height,width",
+    [
+        ("base8", 1, 6, 10),
+        ("base8", 2, 6, 10),
+        ("base8", 3, 6, 10),
+        ("base8", 4, 3, 5),
+        ("base8", 5, 6, 10),
+        ("one_block", 3, 4, 6),
+        ("ragged", 4, 3, 5),
+        ("wide_decoder", 3, 6, 7),
+    ],
+)
 def test_decode(models, run_probe, tmp_path, name, latent_frames, height, width):
     model, weights = models(name)
     latent = torch.randn(1, 16, latent_frames, height, width, generator=torch.Generator().manual_seed(7))
@@ -124,10 +134,19 @@ def test_decode(models, run_probe, tmp_path, name, latent_frames, height, width)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name,frames,height,width", [
-    ("base8", 1, 48, 80), ("base8", 5, 48, 80), ("base8", 9, 48, 80), ("base8", 13, 24, 40), ("base8", 17, 48, 80),
-    ("one_block", 9, 32, 48), ("ragged", 13, 24, 40), ("wide_decoder", 9, 24, 28),
-])
+@pytest.mark.parametrize(
+    "name,frames,height,width",
+    [
+        ("base8", 1, 48, 80),
+        ("base8", 5, 48, 80),
+        ("base8", 9, 48, 80),
+        ("base8", 13, 24, 40),
+        ("base8", 17, 48, 80),
+        ("one_block", 9, 32, 48),
+        ("ragged", 13, 24, 40),
+        ("wide_decoder", 9, 24, 28),
+    ],
+)
 def test_encode(models, run_probe, tmp_path, name, frames, height, width):
     model, weights = models(name)
     video = torch.randn(1, 3, frames, height, width, generator=torch.Generator().manual_seed(8)).clamp(-1, 1)
@@ -163,13 +182,14 @@ def test_tiles_equal_diffusers_tiles_off_the_corners_and_the_whole_frame_nearby(
     exact = ours_decode(run_probe, weights, latent[0], tmp_path)["frames"].permute(1, 0, 2, 3)
     assert relative(exact, whole) <= LIMIT
     tiled = ours_decode(run_probe, weights, latent[0], tmp_path, "--tile", 64, "--overlap", 16)["frames"].permute(1, 0, 2, 3)
-    model.enable_tiling(tile_sample_min_height=64, tile_sample_min_width=64,
-                        tile_sample_stride_height=48, tile_sample_stride_width=48)
+    model.enable_tiling(tile_sample_min_height=64, tile_sample_min_width=64, tile_sample_stride_height=48, tile_sample_stride_width=48)
     theirs = model.decode(z).sample[0]
     model.disable_tiling()
     near = relative(tiled, theirs)
-    print(f"tiled: {near:.2e} from diffusers' tiles, {relative(tiled, whole):.2e} from the whole frame "
-          f"(diffusers' tiles: {relative(theirs, whole):.2e})")
+    print(
+        f"tiled: {near:.2e} from diffusers' tiles, {relative(tiled, whole):.2e} from the whole frame "
+        f"(diffusers' tiles: {relative(theirs, whole):.2e})"
+    )
     # Where no corner of four tiles and no superfluous last tile of diffusers meets, both blends are the same formula.
     assert relative(tiled[..., :48, :48], theirs[..., :48, :48]) <= LIMIT
     assert relative(tiled, whole) <= 1.1 * relative(theirs, whole)

@@ -26,8 +26,9 @@ def randomise(model: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def dit():
-    return randomise(WanTransformer3DModel(num_attention_heads=3, attention_head_dim=12, text_dim=20, freq_dim=16, ffn_dim=44,
-                                           num_layers=2), 1)
+    return randomise(
+        WanTransformer3DModel(num_attention_heads=3, attention_head_dim=12, text_dim=20, freq_dim=16, ffn_dim=44, num_layers=2), 1
+    )
 
 
 def small_vae(**changes) -> AutoencoderKLWan:
@@ -59,7 +60,10 @@ def test_dit_names_invert_diffusers_converter_in_every_variant(dit, run_probe, t
     assert_same(back, dit.state_dict())
 
     variants = {
-        "": "", "model.diffusion_model.": "", "diffusion_model.": "", "net.": "_checkpoint_wrapped_module.",
+        "": "",
+        "model.diffusion_model.": "",
+        "diffusion_model.": "",
+        "net.": "_checkpoint_wrapped_module.",
     }
     for prefix, infix in variants.items():
         renamed = {prefix + name.replace(".self_attn", f".{infix}self_attn"): tensor for name, tensor in original.items()}
@@ -67,11 +71,16 @@ def test_dit_names_invert_diffusers_converter_in_every_variant(dit, run_probe, t
         assert_same(converted(run_probe, tmp_path, tmp_path / "variant.safetensors"), original)
 
 
-@pytest.mark.parametrize("image", [dict(image_dim=24, added_kv_proj_dim=36),
-                                   dict(image_dim=24, added_kv_proj_dim=36, pos_embed_seq_len=10)])
+@pytest.mark.parametrize(
+    "image", [dict(image_dim=24, added_kv_proj_dim=36), dict(image_dim=24, added_kv_proj_dim=36, pos_embed_seq_len=10)]
+)
 def test_image_to_video_names_map_too_and_are_refused_by_name(image, run_probe, tmp_path):
-    model = randomise(WanTransformer3DModel(num_attention_heads=3, attention_head_dim=12, text_dim=20, freq_dim=16, ffn_dim=44,
-                                            num_layers=1, in_channels=36, **image), 3)
+    model = randomise(
+        WanTransformer3DModel(
+            num_attention_heads=3, attention_head_dim=12, text_dim=20, freq_dim=16, ffn_dim=44, num_layers=1, in_channels=36, **image
+        ),
+        3,
+    )
     model.save_pretrained(tmp_path / "transformer")
     original = converted(run_probe, tmp_path, tmp_path / "transformer")
     original.pop("blocks.0.cross_attn.norm_added_q.weight", None)
@@ -96,11 +105,14 @@ def test_vae_names_invert_diffusers_converter(run_probe, tmp_path):
     assert_same(converted(run_probe, tmp_path, tmp_path / "original.safetensors"), original)
 
 
-@pytest.mark.parametrize("shape", [
-    dict(dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True], z_dim=4),
-    dict(dim_mult=[1, 2, 3], num_res_blocks=3, temperal_downsample=[True, False], z_dim=5),
-    dict(dim_mult=[2, 2, 4], num_res_blocks=1, temperal_downsample=[False, True], z_dim=8, decoder_base_dim=10),
-])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        dict(dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True], z_dim=4),
+        dict(dim_mult=[1, 2, 3], num_res_blocks=3, temperal_downsample=[True, False], z_dim=5),
+        dict(dim_mult=[2, 2, 4], num_res_blocks=1, temperal_downsample=[False, True], z_dim=8, decoder_base_dim=10),
+    ],
+)
 def test_vae_of_any_depth(shape, run_probe, tmp_path):
     """The flat original lists are what nn.Sequential makes of diffusers' levels, block by block in their order."""
     model = small_vae(**shape)
@@ -120,9 +132,14 @@ def test_vae_of_any_depth(shape, run_probe, tmp_path):
     read = json.loads(run_probe("weights", "vae", tmp_path / "vae").stdout)
     config = model.config
     assert read == {
-        "base_dim": 6, "decoder_base_dim": config.decoder_base_dim or 6, "z_dim": config.z_dim, "res_blocks": config.num_res_blocks,
-        "dim_mult": config.dim_mult, "temporal_downsample": config.temperal_downsample,
-        "latents_mean": config.latents_mean, "latents_std": config.latents_std,
+        "base_dim": 6,
+        "decoder_base_dim": config.decoder_base_dim or 6,
+        "z_dim": config.z_dim,
+        "res_blocks": config.num_res_blocks,
+        "dim_mult": config.dim_mult,
+        "temporal_downsample": config.temperal_downsample,
+        "latents_mean": config.latents_mean,
+        "latents_std": config.latents_std,
     }
 
 
@@ -137,10 +154,16 @@ def test_published_vae_statistics_are_the_default(run_probe, tmp_path):
 
 
 UMT5_ORIGINAL = {  # wan/modules/t5.py
-    "layer.0.layer_norm": "norm1", "layer.0.SelfAttention.q": "attn.q", "layer.0.SelfAttention.k": "attn.k",
-    "layer.0.SelfAttention.v": "attn.v", "layer.0.SelfAttention.o": "attn.o",
-    "layer.0.SelfAttention.relative_attention_bias": "pos_embedding.embedding", "layer.1.layer_norm": "norm2",
-    "layer.1.DenseReluDense.wi_0": "ffn.gate.0", "layer.1.DenseReluDense.wi_1": "ffn.fc1", "layer.1.DenseReluDense.wo": "ffn.fc2",
+    "layer.0.layer_norm": "norm1",
+    "layer.0.SelfAttention.q": "attn.q",
+    "layer.0.SelfAttention.k": "attn.k",
+    "layer.0.SelfAttention.v": "attn.v",
+    "layer.0.SelfAttention.o": "attn.o",
+    "layer.0.SelfAttention.relative_attention_bias": "pos_embedding.embedding",
+    "layer.1.layer_norm": "norm2",
+    "layer.1.DenseReluDense.wi_0": "ffn.gate.0",
+    "layer.1.DenseReluDense.wi_1": "ffn.fc1",
+    "layer.1.DenseReluDense.wo": "ffn.fc2",
 }
 
 
@@ -176,8 +199,23 @@ def test_sharded_folder(dit, run_probe, tmp_path):
     assert_same(converted(run_probe, tmp_path, tmp_path / "shards"), converted(run_probe, tmp_path, tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float64,
-                                   torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.float8_e4m3fn,
+        torch.float8_e5m2,
+        torch.float64,
+        torch.int8,
+        torch.uint8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.bool,
+    ],
+)
 def test_every_storage_type_converts_like_torch(dtype, run_probe, tmp_path):
     generator = torch.Generator().manual_seed(5)
     numbers = torch.randn(7, 4099, generator=generator) * 50  # no round sizes, several chunks
@@ -197,7 +235,14 @@ def test_dit_configuration_is_read_and_checked(dit, run_probe, tmp_path):
     dit.save_pretrained(tmp_path)
     read = json.loads(run_probe("weights", "dit", tmp_path).stdout)
     assert {key: read[key] for key in ("dim", "heads", "head_dim", "layers", "ffn_dim", "text_dim", "freq_dim")} == {
-        "dim": 36, "heads": 3, "head_dim": 12, "layers": 2, "ffn_dim": 44, "text_dim": 20, "freq_dim": 16}
+        "dim": 36,
+        "heads": 3,
+        "head_dim": 12,
+        "layers": 2,
+        "ffn_dim": 44,
+        "text_dim": 20,
+        "freq_dim": 16,
+    }
     config = json.loads((tmp_path / "config.json").read_text())
 
     def refused(**changes) -> str:
@@ -231,8 +276,13 @@ def test_missing_and_misshapen_tensors_are_listed(dit, run_probe, tmp_path):
     save_file(state, path)
     done = run_probe("weights", "dit", tmp_path, check=False)
     assert done.stderr.startswith(FILE_FORMAT)
-    for part in ("missing (2): ", "blocks.1.self_attn.k.bias", "head.head.bias", "not used (1): blocks.0.surprise",
-                 "blocks.0.cross_attn.norm_q.weight [7] instead of [36]"):
+    for part in (
+        "missing (2): ",
+        "blocks.1.self_attn.k.bias",
+        "head.head.bias",
+        "not used (1): blocks.0.surprise",
+        "blocks.0.cross_attn.norm_q.weight [7] instead of [36]",
+    ):
         assert part in done.stderr
 
 

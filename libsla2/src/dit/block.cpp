@@ -94,7 +94,7 @@ void feed_forward(const config::DitConfig& c, const Block& block, const float* m
 }  // namespace
 
 Block load_block(const Loader& loader, const config::DitConfig& c, int64_t layer) {
-  const auto vector = [&](const char* tensor, std::vector<int64_t> shape) {
+  const auto vector = [&](const char* tensor, const std::vector<int64_t>& shape) {
     return loader.vector(block_name(layer, tensor), shape);
   };
   Block block{loader.linear(spec_qkv(c, layer)),

@@ -31,7 +31,7 @@ class PackedLinear::PanelProducts {
  private:
   struct Key {
     int64_t rows, columns;
-    auto operator<=>(const Key&) const = default;
+    auto operator<=>(const Key&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 sees the 0 of (a <=> b) < 0
   };
   struct Product {
     dnnl::matmul primitive;

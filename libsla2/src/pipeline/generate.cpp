@@ -71,7 +71,7 @@ void decode(JobContext& job, ProgressMeter& meter) {
   const Settings& settings = job.settings;
   const auto total = static_cast<int>(settings.frames);
   meter.report(Phase::kDecode, 0, total, 0);
-  const auto decoder = vae::Decoder::load(job.parts().vae, settings.vae_precision);
+  const auto decoder = vae::Decoder::load(*job.parts().vae, settings.vae_precision);
   job.cancel.check();
   vae::DecodeOptions options;
   options.precision = settings.vae_precision;

@@ -87,6 +87,7 @@ std::vector<double> lightx2v(int /*steps*/, double /*shift*/) {
 std::vector<double> rcm_with(double largest, int steps) {
   const std::array<double, 4> trig_times = {std::atan(largest), 1.5, 1.4, 1.0};
   std::vector<double> sigmas;
+  sigmas.reserve(trig_times.size());
   for (int i = 0; i < steps; ++i) sigmas.push_back(std::tan(trig_times[i]) / (1.0 + std::tan(trig_times[i])));
   return sigmas;
 }
@@ -189,6 +190,7 @@ Schedule make_schedule(const ScheduleSpec& spec) {
 
 std::vector<std::string_view> grid_names() {
   std::vector<std::string_view> names;
+  names.reserve(kGrids.size());
   for (const GridRule& rule : kGrids) names.push_back(rule.name);
   return names;
 }

@@ -123,6 +123,7 @@ std::unique_ptr<Solver> Solver::create(std::string_view name, const Schedule& sc
 
 std::vector<std::string_view> solver_names() {
   std::vector<std::string_view> names;
+  names.reserve(kSolvers.size());
   for (const SolverRule& rule : kSolvers) names.push_back(rule.name);
   return names;
 }

@@ -86,13 +86,13 @@ class WanDecoder final : public Decoder {
 
 }  // namespace
 
-std::unique_ptr<Decoder> Decoder::load(std::shared_ptr<const weights::Checkpoint> checkpoint, Precision precision) {
-  config::VaeConfig config = config::read_vae_config(*checkpoint);
+std::unique_ptr<Decoder> Decoder::load(const weights::Checkpoint& checkpoint, Precision precision) {
+  config::VaeConfig config = config::read_vae_config(checkpoint);
   log(SLA2_LOG_INFO, "VAE decoder: {}",
       precision != Precision::kBf16 ? "fp32 products"
       : has_fast_bf16()             ? "bf16 products"
                                     : "fp32 products of weights rounded to bf16");
-  return std::make_unique<WanDecoder>(std::move(config), WeightReader::from(*checkpoint, precision == Precision::kBf16));
+  return std::make_unique<WanDecoder>(std::move(config), WeightReader::from(checkpoint, precision == Precision::kBf16));
 }
 
 }  // namespace sla2::vae

@@ -55,9 +55,9 @@ class WanEncoder final : public Encoder {
 
 }  // namespace
 
-std::unique_ptr<Encoder> Encoder::load(std::shared_ptr<const weights::Checkpoint> checkpoint, Precision precision) {
-  config::VaeConfig config = config::read_vae_config(*checkpoint);
-  return std::make_unique<WanEncoder>(std::move(config), WeightReader::from(*checkpoint, precision == Precision::kBf16));
+std::unique_ptr<Encoder> Encoder::load(const weights::Checkpoint& checkpoint, Precision precision) {
+  config::VaeConfig config = config::read_vae_config(checkpoint);
+  return std::make_unique<WanEncoder>(std::move(config), WeightReader::from(checkpoint, precision == Precision::kBf16));
 }
 
 }  // namespace sla2::vae

@@ -30,7 +30,7 @@ struct DecodeOptions {
 
 class Decoder {
  public:
-  static std::unique_ptr<Decoder> load(std::shared_ptr<const weights::Checkpoint> checkpoint, Precision precision);
+  static std::unique_ptr<Decoder> load(const weights::Checkpoint& checkpoint, Precision precision);
   virtual ~Decoder() = default;
   /// latent [z,F',h,w] in the DiT's normalised space; the statistics are applied here. Calls on_frames with 1, then 4, 4, …
   /// frames (or single ones) as they are ready. Cancels between frames.
@@ -41,7 +41,7 @@ class Decoder {
 
 class Encoder {
  public:
-  static std::unique_ptr<Encoder> load(std::shared_ptr<const weights::Checkpoint> checkpoint, Precision precision);
+  static std::unique_ptr<Encoder> load(const weights::Checkpoint& checkpoint, Precision precision);
   virtual ~Encoder() = default;
   /// video [3, F, H, W] in [-1, 1], F = 4k+1; returns the normalised mean latent.
   virtual latent::Latent encode(const float* video, int64_t frames, int64_t height, int64_t width, const CancelToken& cancel) = 0;

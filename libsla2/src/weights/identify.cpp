@@ -188,9 +188,11 @@ json storage_json(const std::map<std::string, Storage>& storage) {
 /// "bf16", or "fp8_e4m3 and bf16" with the larger share first.
 std::string storage_text(const std::map<std::string, Storage>& storage) {
   std::vector<std::pair<int64_t, std::string>> order;
+  order.reserve(storage.size());
   for (const auto& [name, use] : storage) order.emplace_back(-use.elements, name);
   std::sort(order.begin(), order.end());
   std::vector<std::string> names;
+  names.reserve(order.size());
   for (const auto& [ignored, name] : order) names.push_back(name);
   return fmt::format("{}", fmt::join(names, " and "));
 }

@@ -55,7 +55,7 @@ latent::Latent read_latent(const std::string& path) {
 
 void decode(const Arguments& a) {
   const latent::Latent latent = read_latent(a.input);
-  auto decoder = vae::Decoder::load(weights::Checkpoint::open(a.weights), precision_of(a.precision));
+  auto decoder = vae::Decoder::load(*weights::Checkpoint::open(a.weights), precision_of(a.precision));
   std::vector<float> frames;
   std::vector<int64_t> chunks;
   std::vector<uint8_t> rgb, all_rgb, preview;
@@ -83,7 +83,7 @@ void decode(const Arguments& a) {
 void encode(const Arguments& a) {
   std::vector<int64_t> shape;
   const std::vector<float> video = read_tensor(a.input, "video", shape);
-  auto encoder = vae::Encoder::load(weights::Checkpoint::open(a.weights), precision_of(a.precision));
+  auto encoder = vae::Encoder::load(*weights::Checkpoint::open(a.weights), precision_of(a.precision));
   const latent::Latent latent = encoder->encode(video.data(), shape.at(1), shape.at(2), shape.at(3), CancelToken());
   const std::vector<weights::OutputTensor> out{
       {"latent", DType::kF32, {latent.channels, latent.frames, latent.height, latent.width}, latent.values.data()}};
@@ -92,7 +92,7 @@ void encode(const Arguments& a) {
 
 void bench(const Arguments& a) {
   const auto load_start = std::chrono::steady_clock::now();
-  auto decoder = vae::Decoder::load(weights::Checkpoint::open(a.weights), precision_of(a.precision));
+  auto decoder = vae::Decoder::load(*weights::Checkpoint::open(a.weights), precision_of(a.precision));
   const double load_seconds = seconds_since(load_start);
   const config::VaeConfig& config = decoder->config();
   const int64_t factor = int64_t{1} << (config.dim_mult.size() - 1);

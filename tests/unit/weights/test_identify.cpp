@@ -2,7 +2,7 @@
 // Headers of the published models, without their data: sparse files of the true size.
 #include <unistd.h>
 
-#include <chrono>
+#include <ctime>
 #include <nlohmann/json.hpp>
 
 #include "weights_fixture.h"
@@ -66,9 +66,9 @@ TEST_CASE("the published DiTs are recognised from headers alone, in milliseconds
   const Folder folder;
   const std::string path = folder / "wan.safetensors";
   write_hole(path, wan_dit(1536, 30, 8960, 16));
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();  // processor time: neighbours on a busy machine do not count
   const Identity small = identify(path);
-  const auto took = std::chrono::steady_clock::now() - start;
+  const double took = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
   CHECK(small.kind == Kind::kWanDit);
   CHECK(small.variant == "t2v");
   CHECK(small.summary.starts_with("Wan DiT t2v 1.3B (30 layers, width 1536, text width 4096), 1.4B parameters in bf16, 2.8 GB"));
@@ -76,7 +76,7 @@ TEST_CASE("the published DiTs are recognised from headers alone, in milliseconds
   CHECK(json["parameters"] == 1418996800);  // wan_runner §1.1: 1.4190 B
   CHECK(json["sizes"]["head_dim"] == 128);
   CHECK(json["storage"]["bf16"]["tensors"] == 825);
-  CHECK(std::chrono::duration<double>(took).count() < 0.5);  // 0.05 s on a free machine; sanitizers and neighbours are slow
+  CHECK(took < 0.5);  // 0.05 s; sanitizers are slow
 
   write_hole(path, wan_dit(5120, 40, 13824, 16));
   CHECK(identify(path).summary.starts_with("Wan DiT t2v 14B"));

@@ -3,6 +3,7 @@
 
 Inputs are windows of cached latents, targets the rendered pixels that belong to them.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -30,9 +31,9 @@ def batch_of(cache: Tensor, rng: np.random.Generator, batch: int, window: int, l
         if rng.random() < 0.6:
             cx, cy = world.track(scene.motion)[numbers[len(numbers) // 2]] / 8
             y, x = np.clip(np.array((cy, cx)).astype(int) + rng.integers(-2, 3, 2) - window // 2, 0, 16 - window)
-        inputs.append(cache[i, :, t:t + length, y:y + window, x:x + window].float())
+        inputs.append(cache[i, :, t : t + length, y : y + window, x : x + window].float())
         clip = world.render(scene, seed, frames=numbers)
-        targets.append(clip[:, 8 * y:8 * (y + window), 8 * x:8 * (x + window)])
+        targets.append(clip[:, 8 * y : 8 * (y + window), 8 * x : 8 * (x + window)])
     return torch.stack(inputs), to_tensor(np.stack(targets))
 
 
@@ -66,8 +67,18 @@ def train(args: argparse.Namespace) -> None:
     start, last_save = time.time() - spent, time.time()
 
     def checkpoint() -> None:
-        save(path, {"model": vae.state_dict(), "opt": opt.state_dict(), "ema": ema.state_dict(),
-                    "step": step, "spent": spent, "log": log, "config": CONFIG})
+        save(
+            path,
+            {
+                "model": vae.state_dict(),
+                "opt": opt.state_dict(),
+                "ema": ema.state_dict(),
+                "step": step,
+                "spent": spent,
+                "log": log,
+                "config": CONFIG,
+            },
+        )
 
     checkpoint()
     while (spent := time.time() - start) < 60 * args.minutes:
@@ -86,15 +97,17 @@ def train(args: argparse.Namespace) -> None:
         log.append((step, loss.item(), float(mse)))
         if step % 20 == 0:
             recent = np.mean(log[-20:], 0)
-            print(f"step {step} min {spent / 60:.1f} loss {recent[1]:.4f} "
-                  f"psnr {-10 * np.log10(recent[2] / 4):.2f}", flush=True)
+            print(f"step {step} min {spent / 60:.1f} loss {recent[1]:.4f} psnr {-10 * np.log10(recent[2] / 4):.2f}", flush=True)
         if time.time() - last_save > 90:
             last_save = time.time()
             checkpoint()
     checkpoint()
     vae.load_state_dict(ema.shadow)
-    print(json.dumps({"steps": step, "minutes": round(spent / 60, 1), "clips": args.judge,
-                      "vae_psnr_held_out_db": round(psnr(vae, args.judge), 2)}))
+    print(
+        json.dumps(
+            {"steps": step, "minutes": round(spent / 60, 1), "clips": args.judge, "vae_psnr_held_out_db": round(psnr(vae, args.judge), 2)}
+        )
+    )
 
 
 def main() -> None:

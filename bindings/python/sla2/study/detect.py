@@ -5,6 +5,7 @@ Time, place and weather are the landscape that explains most of the picture. Wha
 object: its centre per frame gives the motion, its pixels the colour, and the drawing that fits best
 the kind of object.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -61,6 +62,7 @@ def find_track(residual: np.ndarray) -> np.ndarray:
 
 def motion_of(centres: np.ndarray) -> str:
     """Return the motion whose track fits ``centres`` [t, 2] best, up to its position."""
+
     def misfit(name: str) -> float:
         difference = centres - world.track(name)
         difference -= np.median(difference, 0)
@@ -79,7 +81,7 @@ def colour_of(clip: np.ndarray, residual: np.ndarray, centres: np.ndarray) -> st
         pixels = frame[near & (left > 0.08)]
         if len(pixels):
             distance = np.linalg.norm(pixels[:, None] - palette[None], axis=2)
-            votes += np.exp(-(distance / 0.18) ** 2).sum(0)
+            votes += np.exp(-((distance / 0.18) ** 2)).sum(0)
     return world.COLOURS[int(votes.argmax())]
 
 
@@ -98,8 +100,10 @@ def object_of(clip: np.ndarray, base: world.Scene, centres: np.ndarray) -> str:
     """Return the object whose drawing explains ``clip`` [t, 128, 128, 3] best."""
     frames = [1, 5, 8, 12, 15]
     canvas = world.background(base.time, base.place, base.weather)[frames]
-    boxes = [(k, slice(y - 30, y + 30), slice(x - 30, x + 30)) for k, (x, y) in
-             enumerate(np.clip(centres[frames].astype(int), 30, world.SIZE - 30))]
+    boxes = [
+        (k, slice(y - 30, y + 30), slice(x - 30, x + 30))
+        for k, (x, y) in enumerate(np.clip(centres[frames].astype(int), 30, world.SIZE - 30))
+    ]
     errors = {}
     for name in world.OBJECTS:
         scene, tries = base._replace(object=name), []
@@ -130,8 +134,7 @@ def detect(clip: np.ndarray) -> world.Scene:
 
 def accuracy(pairs: list[tuple[world.Scene, world.Scene]]) -> dict[str, float]:
     """Return the share of (wanted, seen) pairs that agree, per attribute and on all six."""
-    result = {name: float(np.mean([w[i] == s[i] for w, s in pairs]))
-              for i, name in enumerate(world.ATTRIBUTES)}
+    result = {name: float(np.mean([w[i] == s[i] for w, s in pairs])) for i, name in enumerate(world.ATTRIBUTES)}
     result["all"] = float(np.mean([w == s for w, s in pairs]))
     return {k: round(v, 4) for k, v in result.items()}
 

@@ -3,6 +3,7 @@
 
 x(s) = (1 - s) x0 + s e with noise level s in (0, 1); the network sees t = 1000 s and predicts e - x0.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -21,10 +22,21 @@ from .optim import Ema, MuonAdamW, fast_products, resume, save, schedule
 from .text import DIM as TEXT_DIM
 from .text import Encoder
 
-CONFIG = {"patch_size": (1, 2, 2), "num_attention_heads": 3, "attention_head_dim": 64,
-          "in_channels": 16, "out_channels": 16, "text_dim": TEXT_DIM, "freq_dim": 256,
-          "ffn_dim": 512, "num_layers": 5, "cross_attn_norm": True,
-          "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024}
+CONFIG = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 3,
+    "attention_head_dim": 64,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": TEXT_DIM,
+    "freq_dim": 256,
+    "ffn_dim": 512,
+    "num_layers": 5,
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "eps": 1e-6,
+    "rope_max_seq_len": 1024,
+}
 SHIFT = 5.0
 HELD_OUT_SHIFT = 3.0
 
@@ -32,16 +44,14 @@ HELD_OUT_SHIFT = 3.0
 class FastAttention:
     """Wan's attention written for short sequences on CPUs: rotation by one complex product, explicit scores."""
 
-    def __call__(self, attn, x: Tensor, context: Tensor | None = None, mask=None,
-                 rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def __call__(self, attn, x: Tensor, context: Tensor | None = None, mask=None, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Return the attention's output [b, n, dim] for ``x`` and an optional ``context``."""
         source = x if context is None else context
         q, k, v = attn.norm_q(attn.to_q(x)), attn.norm_k(attn.to_k(source)), attn.to_v(source)
         q, k, v = (a.unflatten(2, (attn.heads, -1)) for a in (q, k, v))
         if rotary is not None:
             turn = torch.complex(rotary[0][..., 0::2], rotary[1][..., 1::2])
-            q, k = (torch.view_as_real(torch.view_as_complex(a.float().unflatten(-1, (-1, 2))) * turn).flatten(-2)
-                    for a in (q, k))
+            q, k = (torch.view_as_real(torch.view_as_complex(a.float().unflatten(-1, (-1, 2))) * turn).flatten(-2) for a in (q, k))
         q, k, v = (a.transpose(1, 2).to(v.dtype) for a in (q * q.shape[-1] ** -0.5, k, v))
         scores = (q @ k.mT).softmax(-1, dtype=v.dtype)
         return attn.to_out[0]((scores @ v).transpose(1, 2).flatten(2))
@@ -154,8 +164,7 @@ def train(args: argparse.Namespace) -> None:
     with torch.no_grad():
         for axis in range(3):
             look_back(model, layer=0, head=axis, axis=axis)
-    matrices = [p for n, p in model.named_parameters() if n.endswith("weight") and p.ndim == 2
-                and "proj_out" not in n]
+    matrices = [p for n, p in model.named_parameters() if n.endswith("weight") and p.ndim == 2 and "proj_out" not in n]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
     opt = MuonAdamW(matrices, others, lr=args.lr, adam_scale=0.4)
@@ -174,18 +183,30 @@ def train(args: argparse.Namespace) -> None:
     start, last_save = time.time() - spent, time.time()
 
     def checkpoint() -> None:
-        save(path, {"model": model.state_dict(), "opt": opt.state_dict(), "ema": ema.state_dict(),
-                    "step": step, "spent": spent, "log": log, "held": held, "mean": mean, "std": std,
-                    "config": CONFIG, "batch": args.batch, "clips": len(data)})
+        save(
+            path,
+            {
+                "model": model.state_dict(),
+                "opt": opt.state_dict(),
+                "ema": ema.state_dict(),
+                "step": step,
+                "spent": spent,
+                "log": log,
+                "held": held,
+                "mean": mean,
+                "std": std,
+                "config": CONFIG,
+                "batch": args.batch,
+                "clips": len(data),
+            },
+        )
 
     while (spent := time.time() - start) < 60 * args.minutes:
         opt.set_rate(args.lr * schedule(spent / (60 * args.minutes), step))
         pick = rng.integers(len(data), size=args.batch)
-        texts = ["" if rng.random() < 0.1 else world.caption(scenes[i], int(rng.integers(1 << 30)))
-                 for i in pick]
+        texts = ["" if rng.random() < 0.1 else world.caption(scenes[i], int(rng.integers(1 << 30))) for i in pick]
         x0 = data[torch.from_numpy(pick)]
-        weight = torch.stack([focus[scenes[i].motion] if t else torch.ones(1, 5, 16, 16)
-                              for i, t in zip(pick, texts)])
+        weight = torch.stack([focus[scenes[i].motion] if t else torch.ones(1, 5, 16, 16) for i, t in zip(pick, texts)])
         loss = flow_loss(run, x0, text(texts), noise_levels(rng, args.batch), torch.randn_like(x0), weight).mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()
@@ -195,8 +216,7 @@ def train(args: argparse.Namespace) -> None:
         step += 1
         log.append((step, spent, loss.item()))
         if step % 20 == 0:
-            print(f"step {step} min {spent / 60:.1f} loss {np.mean([r[2] for r in log[-20:]]):.4f} "
-                  f"clips {len(data)}", flush=True)
+            print(f"step {step} min {spent / 60:.1f} loss {np.mean([r[2] for r in log[-20:]]):.4f} clips {len(data)}", flush=True)
         if time.time() - last_save > 150:
             last_save = time.time()
             judge.load_state_dict(ema.shadow)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the trained parts as three safetensors files with Wan's original names, and read them back."""
+
 from __future__ import annotations
 
 import argparse
@@ -17,21 +18,38 @@ from transformers import UMT5EncoderModel
 from . import dit_train, text, vae_train
 
 LICENCE = "Apache-2.0"
-_DIT = ((r"^condition_embedder\.text_embedder\.linear_1", "text_embedding.0"),
-        (r"^condition_embedder\.text_embedder\.linear_2", "text_embedding.2"),
-        (r"^condition_embedder\.time_embedder\.linear_1", "time_embedding.0"),
-        (r"^condition_embedder\.time_embedder\.linear_2", "time_embedding.2"),
-        (r"^condition_embedder\.time_proj", "time_projection.1"),
-        (r"^scale_shift_table", "head.modulation"), (r"^proj_out", "head.head"),
-        (r"\.scale_shift_table", ".modulation"), (r"\.attn1\.", ".self_attn."),
-        (r"\.attn2\.", ".cross_attn."), (r"\.to_out\.0", ".o"), (r"\.to_([qkv])\b", r".\1"),
-        (r"\.norm2\.", ".norm3."), (r"\.ffn\.net\.0\.proj", ".ffn.0"), (r"\.ffn\.net\.2", ".ffn.2"))
-_RESIDUAL = ((r"\.norm1\.", ".residual.0."), (r"\.conv1\.", ".residual.2."),
-             (r"\.norm2\.", ".residual.3."), (r"\.conv2\.", ".residual.6."),
-             (r"\.conv_shortcut\.", ".shortcut."))
-_VAE = ((r"^quant_conv", "conv1"), (r"^post_quant_conv", "conv2"), (r"\.conv_in\.", ".conv1."),
-        (r"\.norm_out\.", ".head.0."), (r"\.conv_out\.", ".head.2."),
-        (r"\.mid_block\.attentions\.0\.", ".middle.1."))
+_DIT = (
+    (r"^condition_embedder\.text_embedder\.linear_1", "text_embedding.0"),
+    (r"^condition_embedder\.text_embedder\.linear_2", "text_embedding.2"),
+    (r"^condition_embedder\.time_embedder\.linear_1", "time_embedding.0"),
+    (r"^condition_embedder\.time_embedder\.linear_2", "time_embedding.2"),
+    (r"^condition_embedder\.time_proj", "time_projection.1"),
+    (r"^scale_shift_table", "head.modulation"),
+    (r"^proj_out", "head.head"),
+    (r"\.scale_shift_table", ".modulation"),
+    (r"\.attn1\.", ".self_attn."),
+    (r"\.attn2\.", ".cross_attn."),
+    (r"\.to_out\.0", ".o"),
+    (r"\.to_([qkv])\b", r".\1"),
+    (r"\.norm2\.", ".norm3."),
+    (r"\.ffn\.net\.0\.proj", ".ffn.0"),
+    (r"\.ffn\.net\.2", ".ffn.2"),
+)
+_RESIDUAL = (
+    (r"\.norm1\.", ".residual.0."),
+    (r"\.conv1\.", ".residual.2."),
+    (r"\.norm2\.", ".residual.3."),
+    (r"\.conv2\.", ".residual.6."),
+    (r"\.conv_shortcut\.", ".shortcut."),
+)
+_VAE = (
+    (r"^quant_conv", "conv1"),
+    (r"^post_quant_conv", "conv2"),
+    (r"\.conv_in\.", ".conv1."),
+    (r"\.norm_out\.", ".head.0."),
+    (r"\.conv_out\.", ".head.2."),
+    (r"\.mid_block\.attentions\.0\.", ".middle.1."),
+)
 
 
 def dit_name(name: str) -> str:
@@ -51,16 +69,17 @@ def vae_name(name: str, res_blocks: int) -> str:
     name = re.sub(r"\.mid_block\.resnets\.(\d)\.", lambda m: f".middle.{2 * int(m[1])}.", name)
     name = name.replace(".down_blocks.", ".downsamples.")
     level = res_blocks + 2
-    name = re.sub(r"\.up_blocks\.(\d)\.resnets\.(\d)\.",
-                  lambda m: f".upsamples.{int(m[1]) * level + int(m[2])}.", name)
-    return re.sub(r"\.up_blocks\.(\d)\.upsamplers\.0\.",
-                  lambda m: f".upsamples.{int(m[1]) * level + level - 1}.", name)
+    name = re.sub(r"\.up_blocks\.(\d)\.resnets\.(\d)\.", lambda m: f".upsamples.{int(m[1]) * level + int(m[2])}.", name)
+    return re.sub(r"\.up_blocks\.(\d)\.upsamplers\.0\.", lambda m: f".upsamples.{int(m[1]) * level + level - 1}.", name)
 
 
 def _write(path: Path, tensors: dict[str, Tensor], config: dict, command: str) -> None:
     """Write one file; its metadata holds the configuration as a JSON string."""
-    save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata={
-        "format": "pt", "config": json.dumps(config), "licence": LICENCE, "trained_by": command})
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()},
+        path,
+        metadata={"format": "pt", "config": json.dumps(config), "licence": LICENCE, "trained_by": command},
+    )
     print(f"{path.name}: {len(tensors)} tensors, {path.stat().st_size / 2**20:.2f} MiB")
 
 
@@ -70,17 +89,22 @@ def export(work: Path, out: Path, vae_file: str, dit_file: str, defaults: dict) 
     state = torch.load(work / dit_file, weights_only=False)
     config = {"_class_name": "WanTransformer3DModel", **state["config"], "text_len": text.TEXT_LEN}
     tensors = {dit_name(k): v for k, v in state["ema"]["shadow"].items()}
-    half = {k: v.bfloat16() if k.startswith("blocks.") and k.endswith("weight") and v.ndim == 2 else v
-            for k, v in tensors.items()}
+    half = {k: v.bfloat16() if k.startswith("blocks.") and k.endswith("weight") and v.ndim == 2 else v for k, v in tensors.items()}
     _write(out / "dit.safetensors", half, config, "python -m sla2.study.dit_train")
 
     vae = torch.load(work / vae_file, weights_only=False)
-    config = {"_class_name": "AutoencoderKLWan", **vae["config"], "attn_scales": [], "dropout": 0.0,
-              "latents_mean": state["mean"].flatten().tolist(),
-              "latents_std": state["std"].flatten().tolist()}
+    config = {
+        "_class_name": "AutoencoderKLWan",
+        **vae["config"],
+        "attn_scales": [],
+        "dropout": 0.0,
+        "latents_mean": state["mean"].flatten().tolist(),
+        "latents_std": state["std"].flatten().tolist(),
+    }
     blocks = vae["config"]["num_res_blocks"]
-    _write(out / "vae.safetensors", {vae_name(k, blocks): v for k, v in vae["ema"]["shadow"].items()},
-           config, "python -m sla2.study.vae_train")
+    _write(
+        out / "vae.safetensors", {vae_name(k, blocks): v for k, v in vae["ema"]["shadow"].items()}, config, "python -m sla2.study.vae_train"
+    )
 
     words = torch.load(work / "text.pt", weights_only=False)
     model = text.build()
@@ -90,10 +114,22 @@ def export(work: Path, out: Path, vae_file: str, dit_file: str, defaults: dict) 
     config = {**model.config.to_dict(), "architectures": ["UMT5EncoderModel"]}
     _write(out / "text_encoder.safetensors", tensors, config, "python -m sla2.study.text")
 
-    (out / "model.json").write_text(json.dumps({
-        "format": "sla2.model", "version": 1, "name": "small-world", "family": "wan2.1",
-        "dit": "dit.safetensors", "vae": "vae.safetensors", "text_encoder": "text_encoder.safetensors",
-        "defaults": defaults}, indent=2) + "\n")
+    (out / "model.json").write_text(
+        json.dumps(
+            {
+                "format": "sla2.model",
+                "version": 1,
+                "name": "small-world",
+                "family": "wan2.1",
+                "dit": "dit.safetensors",
+                "vae": "vae.safetensors",
+                "text_encoder": "text_encoder.safetensors",
+                "defaults": defaults,
+            },
+            indent=2,
+        )
+        + "\n"
+    )
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -140,10 +176,23 @@ def main() -> None:
     parser.add_argument("--cfg-scale", type=float, default=2.0)
     parser.add_argument("--sampler", default="euler", choices=("euler", "unipc"))
     args = parser.parse_args()
-    export(args.work, args.out, args.vae, args.dit, {
-        "width": 128, "height": 128, "frames": 17, "fps": 8, "steps": args.steps,
-        "cfg_scale": args.cfg_scale, "shift": dit_train.SHIFT, "sampler": args.sampler,
-        "negative_prompt": ""})
+    export(
+        args.work,
+        args.out,
+        args.vae,
+        args.dit,
+        {
+            "width": 128,
+            "height": 128,
+            "frames": 17,
+            "fps": 8,
+            "steps": args.steps,
+            "cfg_scale": args.cfg_scale,
+            "shift": dit_train.SHIFT,
+            "sampler": args.sampler,
+            "negative_prompt": "",
+        },
+    )
 
 
 if __name__ == "__main__":

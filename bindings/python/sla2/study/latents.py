@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cache latents of training clips in shards, so that the diffusion model never waits for pixels."""
+
 from __future__ import annotations
 
 import argparse

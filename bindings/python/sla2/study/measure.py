@@ -3,6 +3,7 @@
 
 Clips come from the native runner, one process a prompt, or from the Python sampler.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -22,8 +23,7 @@ def tasks(count: int, seed: int) -> list[tuple[world.Scene, str, int]]:
     """Return (scene, prompt, seed) of ``count`` held-out combinations."""
     scenes = world.split("test")
     picks = np.random.default_rng((seed, 9)).permutation(len(scenes))
-    return [(scenes[picks[i % len(scenes)]], world.caption(scenes[picks[i % len(scenes)]], seed + i), seed + i)
-            for i in range(count)]
+    return [(scenes[picks[i % len(scenes)]], world.caption(scenes[picks[i % len(scenes)]], seed + i), seed + i) for i in range(count)]
 
 
 def runner_command(runner: str, model: str, prompt: str, seed: int, out: Path) -> list[str]:
@@ -70,7 +70,7 @@ def run_python(args: argparse.Namespace, work: list) -> list[np.ndarray]:
     pipeline, clips = Pipeline(args.model), []
     options = {k: getattr(args, k) for k in ("steps", "cfg_scale", "sampler") if getattr(args, k) is not None}
     for i in range(0, len(work), 8):
-        part = work[i:i + 8]
+        part = work[i : i + 8]
         clips += list(pipeline([p for _, p, _ in part], [s for _, _, s in part], **options))
     return clips
 
@@ -104,8 +104,17 @@ def main() -> None:
         if args.errors and scene != seen:
             print(f"seed {seed}: {prompt!r}: " + ", ".join(f"{w}->{s}" for w, s in zip(scene, seen) if w != s))
     shares = accuracy(pairs)
-    print(json.dumps({"engine": args.engine, "count": args.count, "seed": args.seed, "accuracy": shares,
-                      "half_width_95": {k: round(half_width(v, args.count), 4) for k, v in shares.items()}}))
+    print(
+        json.dumps(
+            {
+                "engine": args.engine,
+                "count": args.count,
+                "seed": args.seed,
+                "accuracy": shares,
+                "half_width_95": {k: round(half_width(v, args.count), 4) for k, v in shares.items()},
+            }
+        )
+    )
     if args.sheet:
         from PIL import Image
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optimisation helpers: Muon with AdamW, weight averages, schedules and atomic checkpoints."""
+
 from __future__ import annotations
 
 import math
@@ -38,13 +39,18 @@ class MuonAdamW(torch.optim.Optimizer):
     Convolution weights are seen as [out, in * kernel] matrices.
     """
 
-    def __init__(self, matrices: list[nn.Parameter], others: list[nn.Parameter], lr: float = 1e-3,
-                 momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.99),
-                 weight_decay: float = 0.0, adam_scale: float = 1.0) -> None:
-        groups = [{"params": p, "muon": m, "scale": s} for p, m, s in
-                  ((matrices, True, 1.0), (others, False, adam_scale)) if p]
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": betas,
-                                  "decay": weight_decay})
+    def __init__(
+        self,
+        matrices: list[nn.Parameter],
+        others: list[nn.Parameter],
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        adam_scale: float = 1.0,
+    ) -> None:
+        groups = [{"params": p, "muon": m, "scale": s} for p, m, s in ((matrices, True, 1.0), (others, False, adam_scale)) if p]
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": betas, "decay": weight_decay})
 
     def set_rate(self, lr: float) -> None:
         """Set the learning rate of all groups."""
@@ -67,8 +73,7 @@ class MuonAdamW(torch.optim.Optimizer):
             state["m"].lerp_(p.grad, 1 - group["momentum"])
             shapes[(p.shape[0], p[0].numel())].append(p)
         for (rows, cols), same in shapes.items():
-            g = torch.stack([p.grad.lerp(self.state[p]["m"], group["momentum"]).reshape(rows, cols)
-                             for p in same])
+            g = torch.stack([p.grad.lerp(self.state[p]["m"], group["momentum"]).reshape(rows, cols) for p in same])
             update = orthogonalise(g) * (0.2 * math.sqrt(max(rows, cols)) * group["lr"])
             for p, u in zip(same, update):
                 p.mul_(1 - group["lr"] * group["decay"]).sub_(u.view_as(p))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw the training curves and collect the held-out figures in ``metrics.json``."""
+
 from __future__ import annotations
 
 import argparse
@@ -35,9 +36,16 @@ def curves(work: Path, out: Path) -> dict:
     right.set(xlabel="step", ylabel="training PSNR (dB)", title="VAE, single frames")
     figure.tight_layout()
     figure.savefig(out / "curves.png")
-    return {"dit": {"steps": dit["step"], "batch": dit["batch"], "clips_cached": dit["clips"],
-                    "minutes": round(dit["spent"] / 60, 1), "held_out_flow_loss": round(dit["held"][-1][1], 4)},
-            "image_vae": {"steps": image["step"], "minutes": round(image["spent"] / 60, 1)}}
+    return {
+        "dit": {
+            "steps": dit["step"],
+            "batch": dit["batch"],
+            "clips_cached": dit["clips"],
+            "minutes": round(dit["spent"] / 60, 1),
+            "held_out_flow_loss": round(dit["held"][-1][1], 4),
+        },
+        "image_vae": {"steps": image["step"], "minutes": round(image["spent"] / 60, 1)},
+    }
 
 
 def main() -> None:
@@ -45,8 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/study"))
     parser.add_argument("--out", type=Path, default=Path("presets/models/small_world"))
-    parser.add_argument("results", nargs="*", metavar="NAME=FILE",
-                        help="a command's output whose last line is JSON, to keep under NAME")
+    parser.add_argument("results", nargs="*", metavar="NAME=FILE", help="a command's output whose last line is JSON, to keep under NAME")
     args = parser.parse_args()
     metrics = curves(args.work, args.out)
     for item in args.results:

@@ -3,6 +3,7 @@
 
 The weights are the exported averages; the optimisers start afresh.
 """
+
 from __future__ import annotations
 
 import argparse

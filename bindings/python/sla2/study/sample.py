@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generate clips from an exported model in Python: the reference for the native runner."""
+
 from __future__ import annotations
 
 import argparse
@@ -26,8 +27,7 @@ class Pipeline:
         self.encoder, spiece = export.load_text(folder)
         self.spiece = sentencepiece.SentencePieceProcessor(model_proto=spiece)
         config = self.vae.config
-        self.mean, self.std = (torch.tensor(v).view(1, -1, 1, 1, 1)
-                               for v in (config.latents_mean, config.latents_std))
+        self.mean, self.std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (config.latents_mean, config.latents_std))
 
     def context(self, prompts: list[str]) -> Tensor:
         """Return the prompts' rows [b, 64, 128], zero past each prompt's </s>."""
@@ -55,8 +55,7 @@ class Pipeline:
             for now, then in zip(sigma.tolist(), sigma[1:].tolist()):
                 x = x + (then - now) * self.velocity(x, 1000 * now, context, o["cfg_scale"])
             return x
-        solver = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True,
-                                         flow_shift=o["shift"], solver_order=2)
+        solver = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=o["shift"], solver_order=2)
         solver.set_timesteps(o["steps"])
         for t in solver.timesteps:
             x = solver.step(self.velocity(x, float(t), context, o["cfg_scale"]), t, x, return_dict=False)[0]

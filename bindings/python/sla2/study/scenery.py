@@ -6,6 +6,7 @@ right and y points down. Colours are RGB in [0, 1]. The landscape of a (time, pl
 always the same. Within a clip its light changes and the sun or moon wanders: pretty, and it tells a model
 that only knows distances (rotary embedding) which frame it sees, without which no motion could be learnt.
 """
+
 from __future__ import annotations
 
 from functools import lru_cache
@@ -14,8 +15,12 @@ import numpy as np
 
 FRAMES, SIZE = 17, 128
 PALETTE = {
-    "red": (0.87, 0.13, 0.15), "yellow": (0.98, 0.84, 0.12), "green": (0.13, 0.66, 0.24),
-    "blue": (0.13, 0.30, 0.90), "purple": (0.60, 0.18, 0.76), "white": (0.96, 0.96, 0.96),
+    "red": (0.87, 0.13, 0.15),
+    "yellow": (0.98, 0.84, 0.12),
+    "green": (0.13, 0.66, 0.24),
+    "blue": (0.13, 0.30, 0.90),
+    "purple": (0.60, 0.18, 0.76),
+    "white": (0.96, 0.96, 0.96),
 }
 INK = np.array((0.10, 0.09, 0.13), np.float32)
 
@@ -57,18 +62,17 @@ def _capsule(u, v, x0, y0, x1, y1, radius: float) -> np.ndarray:
 
 # ------------------------------------------------------------------ landscapes
 
-_SKY = {"day": ((0.30, 0.58, 0.92), (0.80, 0.91, 0.98)),
-        "sunset": ((0.40, 0.25, 0.52), (1.00, 0.66, 0.38)),
-        "night": ((0.03, 0.04, 0.14), (0.13, 0.15, 0.34))}
+_SKY = {
+    "day": ((0.30, 0.58, 0.92), (0.80, 0.91, 0.98)),
+    "sunset": ((0.40, 0.25, 0.52), (1.00, 0.66, 0.38)),
+    "night": ((0.03, 0.04, 0.14), (0.13, 0.15, 0.34)),
+}
 _TINT = {"day": (1.0, 1.0, 1.0), "sunset": (0.95, 0.66, 0.58), "night": (0.25, 0.30, 0.50)}
 _LIGHT = {"day": (0.74, 1.06), "sunset": (1.14, 0.76), "night": (0.70, 1.40)}  # first and last frame
-_STARS = ((9, 14), (24, 40), (31, 9), (44, 27), (57, 12), (70, 36), (77, 17), (91, 48), (118, 52),
-          (121, 10), (14, 60), (50, 55))
-_HOUSES = ((0, 17, 66), (17, 15, 80), (32, 19, 58), (51, 14, 76), (65, 20, 63), (85, 15, 82),
-           (100, 17, 55), (117, 14, 74))
+_STARS = ((9, 14), (24, 40), (31, 9), (44, 27), (57, 12), (70, 36), (77, 17), (91, 48), (118, 52), (121, 10), (14, 60), (50, 55))
+_HOUSES = ((0, 17, 66), (17, 15, 80), (32, 19, 58), (51, 14, 76), (65, 20, 63), (85, 15, 82), (100, 17, 55), (117, 14, 74))
 _FLOWERS = ((12, 112), (30, 120), (47, 110), (66, 121), (84, 113), (101, 120), (118, 111))
-_WAVES = ((86, 1.2, 32.0, 0.0, (0.16, 0.46, 0.70)), (96, 2.2, 128 / 3, 2.0, (0.11, 0.38, 0.64)),
-          (110, 3.0, 64.0, 4.0, (0.07, 0.29, 0.55)))
+_WAVES = ((86, 1.2, 32.0, 0.0, (0.16, 0.46, 0.70)), (96, 2.2, 128 / 3, 2.0, (0.11, 0.38, 0.64)), (110, 3.0, 64.0, 4.0, (0.07, 0.29, 0.55)))
 
 
 @lru_cache(None)
@@ -115,9 +119,9 @@ def _landscape(time: str, place: str, frame: int, size: int) -> np.ndarray:
     elif place == "desert":
         ground(88 + 7 * np.sin(x / 24 + 2.2), (0.86, 0.68, 0.40))
         ground(103 + 6 * np.sin(x / 19 + 5.0), (0.95, 0.80, 0.50))
-        cactus = np.minimum(_capsule(x, y, 22, 86, 22, 114, 3.4),
-                            np.minimum(_capsule(x, y, 13, 92, 13, 99, 2.4),
-                                       _capsule(x, y, 13, 99, 22, 102, 2.4)))
+        cactus = np.minimum(
+            _capsule(x, y, 22, 86, 22, 114, 3.4), np.minimum(_capsule(x, y, 13, 92, 13, 99, 2.4), _capsule(x, y, 13, 99, 22, 102, 2.4))
+        )
         over(image, np.asarray((0.20, 0.48, 0.26)) * tint, cover(cactus, px))
     else:
         for i, (left, width, roof) in enumerate(_HOUSES):
@@ -150,8 +154,12 @@ def background(time: str, place: str, weather: str, size: int = SIZE) -> np.ndar
     return image.astype(np.float32)
 
 
-_DROPS = tuple((float(x), float(y)) for x, y in np.random.default_rng(5).permutation(
-    [(8 + 16 * i + 5 * (j % 2), 10 + 26 * j + 7 * (i % 3)) for i in range(8) for j in range(5)])[:26])
+_DROPS = tuple(
+    (float(x), float(y))
+    for x, y in np.random.default_rng(5).permutation(
+        [(8 + 16 * i + 5 * (j % 2), 10 + 26 * j + 7 * (i % 3)) for i in range(8) for j in range(5)]
+    )[:26]
+)
 _DROP_COLOUR = {"rain": (0.72, 0.82, 0.94), "snow": (0.98, 0.98, 1.0)}
 
 

@@ -5,6 +5,7 @@ The encoder learns to name all six attributes from every one of its output rows,
 rows the diffusion model attends to, the whole caption is there to be read. The heads are thrown
 away and the encoder is frozen afterwards.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -30,30 +31,50 @@ VOCAB, DIM, TEXT_LEN, PAD, EOS = 512, 128, 64, 0, 1
 def tokenizer_model(seed: int = 0) -> bytes:
     """Train the sentencepiece unigram model on captions and return its serialised bytes."""
     rng = np.random.default_rng(seed)
-    lines = [world.caption(world.combination(int(i)), int(i))
-             for i in rng.integers(0, world.COMBINATIONS, 6000)]
+    lines = [world.caption(world.combination(int(i)), int(i)) for i in rng.integers(0, world.COMBINATIONS, 6000)]
     words = sorted({w for line in lines for w in line.replace(",", " ").split()})
     lines += [" ".join(rng.permutation(words)) for _ in range(50)]
-    lines += [" ".join(rng.permutation(list(string.ascii_lowercase + string.digits
-                                            + string.punctuation))) for _ in range(200)]
+    lines += [" ".join(rng.permutation(list(string.ascii_lowercase + string.digits + string.punctuation))) for _ in range(200)]
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=out, model_type="unigram", vocab_size=VOCAB,
-        character_coverage=1.0, byte_fallback=True, normalization_rule_name="nmt_nfkc_cf",
-        pad_id=PAD, eos_id=EOS, unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2)
+        sentence_iterator=iter(lines),
+        model_writer=out,
+        model_type="unigram",
+        vocab_size=VOCAB,
+        character_coverage=1.0,
+        byte_fallback=True,
+        normalization_rule_name="nmt_nfkc_cf",
+        pad_id=PAD,
+        eos_id=EOS,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
     return out.getvalue()
 
 
 def build() -> UMT5EncoderModel:
     """Return an untrained encoder: rows of 128 numbers, about 0.4 million weights."""
-    return UMT5EncoderModel(UMT5Config(
-        vocab_size=VOCAB, d_model=DIM, d_kv=32, d_ff=256, num_layers=2, num_heads=4,
-        pad_token_id=PAD, eos_token_id=EOS, dropout_rate=0.0, feed_forward_proj="gated-gelu"))
+    return UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=VOCAB,
+            d_model=DIM,
+            d_kv=32,
+            d_ff=256,
+            num_layers=2,
+            num_heads=4,
+            pad_token_id=PAD,
+            eos_token_id=EOS,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+        )
+    )
 
 
 def tokenize(spiece: sentencepiece.SentencePieceProcessor, texts: list[str]) -> tuple[Tensor, Tensor]:
     """Return ids [b, n] padded with ``PAD`` and the mask [b, n] of real tokens (</s> included)."""
-    rows = [spiece.encode(" ".join(t.split()))[:TEXT_LEN - 1] + [EOS] for t in texts]
+    rows = [spiece.encode(" ".join(t.split()))[: TEXT_LEN - 1] + [EOS] for t in texts]
     longest = max(map(len, rows))
     ids = torch.tensor([r + [PAD] * (longest - len(r)) for r in rows])
     lengths = torch.tensor([len(r) for r in rows])
@@ -104,8 +125,7 @@ def train(args: argparse.Namespace) -> None:
     model, heads = build(), Heads()
     with torch.no_grad():
         model.shared.weight.normal_(0, 1.0)
-    matrices = [p for n, p in model.named_parameters()
-                if p.ndim == 2 and "shared" not in n and "embed" not in n and "bias" not in n]
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "shared" not in n and "embed" not in n and "bias" not in n]
     chosen = {id(p) for p in matrices}
     others = [p for p in (*model.parameters(), *heads.parameters()) if id(p) not in chosen]
     opt = MuonAdamW(matrices, others, lr=args.lr)
@@ -116,8 +136,7 @@ def train(args: argparse.Namespace) -> None:
         ids, mask = tokenize(spiece, [world.caption(s, int(rng.integers(1 << 30))) for s in scenes])
         target = torch.tensor([labels(s) for s in scenes])
         rows = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        loss = sum(F.cross_entropy(out[mask], target[:, i, None].expand_as(mask)[mask])
-                   for i, out in enumerate(heads(rows)))
+        loss = sum(F.cross_entropy(out[mask], target[:, i, None].expand_as(mask)[mask]) for i, out in enumerate(heads(rows)))
         opt.zero_grad(set_to_none=True)
         loss.backward()
         opt.step()
@@ -128,8 +147,10 @@ def train(args: argparse.Namespace) -> None:
     target = torch.tensor([labels(s) for s in scenes])
     with torch.no_grad():
         out = heads(model(input_ids=ids, attention_mask=mask.long()).last_hidden_state)
-    report = {name: round((o.argmax(-1) == target[:, i, None])[mask].float().mean().item(), 4)
-              for i, (name, o) in enumerate(zip(world.ATTRIBUTES, out))}
+    report = {
+        name: round((o.argmax(-1) == target[:, i, None])[mask].float().mean().item(), 4)
+        for i, (name, o) in enumerate(zip(world.ATTRIBUTES, out))
+    }
     report["longest_caption_tokens"] = int(mask.sum(1).max())
     print(json.dumps({"text_held_out_row_accuracy": report}))
     save(Path(args.work) / "text.pt", {"model": model.state_dict(), "spiece": proto, "report": report})

@@ -5,6 +5,7 @@ A clip's frames are much alike, so frames teach the spatial layers ten times fas
 ``inflate`` then makes a VAE of clips: its latents are those of every fourth frame, and
 ``decoder_train`` teaches the decoder the frames between.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -23,8 +24,7 @@ from torch import Tensor
 from . import world
 from .optim import Ema, MuonAdamW, resume, save, schedule
 
-CONFIG = {"base_dim": 16, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 1,
-          "temperal_downsample": [False, True, True]}
+CONFIG = {"base_dim": 16, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 1, "temperal_downsample": [False, True, True]}
 
 
 def _resample(self: WanResample, x: Tensor, feat_cache=None, feat_idx=None) -> Tensor:
@@ -75,8 +75,8 @@ def initialise(vae: AutoencoderKLWan) -> None:
             p.mul_(3**0.5)
         else:
             torch.nn.init.orthogonal_(p, 1.5 if "resample" in name and "decoder" in name else 1.0)
-    vae.quant_conv.bias[vae.config.z_dim:] = -6
-    vae.quant_conv.weight[vae.config.z_dim:] *= 0.1
+    vae.quant_conv.bias[vae.config.z_dim :] = -6
+    vae.quant_conv.weight[vae.config.z_dim :] *= 0.1
 
 
 @torch.no_grad()
@@ -139,7 +139,7 @@ def frames(rng: np.random.Generator, batch: int, size: int) -> Tensor:
         if rng.random() < 0.5:
             cx, cy = world.track(scene.motion)[frame].astype(int)
             y, x = np.clip(np.array((cy, cx)) + rng.integers(-16, 17, 2) - size // 2, 0, limit)
-        out.append(image[:, y:y + size, x:x + size])
+        out.append(image[:, y : y + size, x : x + size])
     return to_tensor(np.stack(out))
 
 
@@ -178,8 +178,11 @@ def check() -> dict[str, float]:
     reference = chunked.encode(clip).latent_dist.mode()
     video = (decode(whole, mean).clamp(-1, 1) - chunked.decode(reference).sample).abs().max()
     inflate(whole)
-    return {"encode": (mean - reference).abs().max().item(), "decode": video.item(),
-            "keyframes": (encode(whole, clip)[0] - encode_keyframes(whole, clip[:, :, ::4])).abs().max().item()}
+    return {
+        "encode": (mean - reference).abs().max().item(),
+        "decode": video.item(),
+        "keyframes": (encode(whole, clip)[0] - encode_keyframes(whole, clip[:, :, ::4])).abs().max().item(),
+    }
 
 
 def train(args: argparse.Namespace) -> None:
@@ -190,8 +193,7 @@ def train(args: argparse.Namespace) -> None:
     initialise(vae)
     if args.init:
         vae.load_state_dict(torch.load(args.init, weights_only=False)["ema"]["shadow"])
-    inner = [p for n, p in vae.named_parameters() if n.endswith("weight")
-             and min(p.shape[:2]) > 3]
+    inner = [p for n, p in vae.named_parameters() if n.endswith("weight") and min(p.shape[:2]) > 3]
     chosen = {id(p) for p in inner}
     others = [p for p in vae.parameters() if id(p) not in chosen]
     opt, ema = MuonAdamW(inner, others, lr=args.lr, adam_scale=0.4), Ema(vae, 0.995)
@@ -202,8 +204,18 @@ def train(args: argparse.Namespace) -> None:
     last_save = time.time()
 
     def checkpoint() -> None:
-        save(path, {"model": vae.state_dict(), "opt": opt.state_dict(), "ema": ema.state_dict(),
-                    "step": step, "spent": spent, "log": log, "config": CONFIG})
+        save(
+            path,
+            {
+                "model": vae.state_dict(),
+                "opt": opt.state_dict(),
+                "ema": ema.state_dict(),
+                "step": step,
+                "spent": spent,
+                "log": log,
+                "config": CONFIG,
+            },
+        )
 
     while (spent := time.time() - start) < 60 * args.minutes:
         progress = spent / (60 * args.minutes)
@@ -220,14 +232,14 @@ def train(args: argparse.Namespace) -> None:
         log.append((step, float(loss.detach()), float(mse)))
         if step % 20 == 0:
             recent = np.mean(log[-20:], 0)
-            print(f"step {step} min {spent / 60:.1f} loss {recent[1]:.4f} "
-                  f"psnr {-10 * np.log10(recent[2] / 4):.2f} lr {rate:.2e}", flush=True)
+            print(
+                f"step {step} min {spent / 60:.1f} loss {recent[1]:.4f} psnr {-10 * np.log10(recent[2] / 4):.2f} lr {rate:.2e}", flush=True
+            )
         if time.time() - last_save > 120:
             last_save = time.time()
             checkpoint()
     checkpoint()
-    print(json.dumps({"steps": step, "training_psnr_db":
-                      round(-10 * np.log10(np.mean([r[2] for r in log[-100:]]) / 4), 2)}))
+    print(json.dumps({"steps": step, "training_psnr_db": round(-10 * np.log10(np.mean([r[2] for r in log[-100:]]) / 4), 2)}))
 
 
 def load(path: str | Path) -> AutoencoderKLWan:
@@ -249,8 +261,7 @@ def main() -> None:
     parser.add_argument("--init", help="checkpoint to start from")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--check", action="store_true",
-                        help="compare whole-clip and chunked paths, then stop")
+    parser.add_argument("--check", action="store_true", help="compare whole-clip and chunked paths, then stop")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.check:

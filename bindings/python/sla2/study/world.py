@@ -5,6 +5,7 @@ A scene is six attributes (time, place, object, colour, motion, weather). Scenes
 are pure functions of their arguments, so a data set is a range of integers and needs no storage.
 Landscapes are always the same; only the object's path moves with the seed, by up to five units.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -24,18 +25,22 @@ WEATHERS = ("clear", "rain", "snow")
 COLOURS = tuple(PALETTE)
 
 PHRASES = {
-    "time": {"day": ("by day", "in daylight"), "sunset": ("at sunset", "in the evening"),
-             "night": ("at night", "under the stars")},
-    "place": {"sea": ("over the sea", "above the waves"),
-              "meadow": ("over the meadow", "above a green meadow"),
-              "desert": ("over the desert", "above the dunes"),
-              "city": ("over the city", "above the houses")},
-    "motion": {"left": ("moves left", "drifts to the left"),
-               "right": ("moves right", "drifts to the right"),
-               "rises": ("rises", "floats up"), "falls": ("falls", "sinks down"),
-               "bounces": ("bounces", "jumps up and down"), "rests": ("rests", "stays still")},
-    "weather": {"clear": ("", ", clear weather"), "rain": (", rain", " while it rains"),
-                "snow": (", snow", " while it snows")},
+    "time": {"day": ("by day", "in daylight"), "sunset": ("at sunset", "in the evening"), "night": ("at night", "under the stars")},
+    "place": {
+        "sea": ("over the sea", "above the waves"),
+        "meadow": ("over the meadow", "above a green meadow"),
+        "desert": ("over the desert", "above the dunes"),
+        "city": ("over the city", "above the houses"),
+    },
+    "motion": {
+        "left": ("moves left", "drifts to the left"),
+        "right": ("moves right", "drifts to the right"),
+        "rises": ("rises", "floats up"),
+        "falls": ("falls", "sinks down"),
+        "bounces": ("bounces", "jumps up and down"),
+        "rests": ("rests", "stays still"),
+    },
+    "weather": {"clear": ("", ", clear weather"), "rain": (", rain", " while it rains"), "snow": (", snow", " while it snows")},
 }
 
 
@@ -50,8 +55,7 @@ class Scene(NamedTuple):
     weather: str
 
 
-ATTRIBUTES = {"time": TIMES, "place": PLACES, "object": OBJECTS, "colour": COLOURS,
-              "motion": MOTIONS, "weather": WEATHERS}
+ATTRIBUTES = {"time": TIMES, "place": PLACES, "object": OBJECTS, "colour": COLOURS, "motion": MOTIONS, "weather": WEATHERS}
 COMBINATIONS = int(np.prod([len(v) for v in ATTRIBUTES.values()]))
 
 

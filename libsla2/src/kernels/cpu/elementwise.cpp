@@ -99,7 +99,8 @@ void narrow_bf16(const float* source, bf16_t* target, size_t count) {
   for (size_t lane = 0; lane < count - i; ++lane) target[i + lane] = static_cast<bf16_t>(bits[lane] >> 16);
 }
 void round_to_bf16(const float* source, float* target, size_t count) {
-  map(target, count, [](Vec v) { return hn::BitCast(kF, round_bits(v)); }, source);
+  map(
+      target, count, [](Vec v) { return hn::BitCast(kF, round_bits(v)); }, source);
 }
 void add_bias(const float* x, const float* bias, float* y, size_t count) {
   map(
