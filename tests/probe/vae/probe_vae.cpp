@@ -3,11 +3,13 @@
 //   decode WEIGHTS IN OUT   IN: latent [C,F',h,w];  OUT: frames [F,3,H,W], chunks (frames per call), rgb, preview
 //   encode WEIGHTS IN OUT   IN: video [3,F,H,W];    OUT: latent [C,F',h,w]
 //   bench WEIGHTS           one decode of noise; JSON with seconds, peak memory and the plan
+//   convs                   the convolutions of the full size, direct and Winograd
 #include <chrono>
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <numeric>
 
+#include "bench_conv.h"
 #include "core/core.h"
 #include "vae/vae.h"
 #include "video/video.h"
@@ -133,12 +135,14 @@ int main(int argc, char** argv) {
   common(app.add_subcommand("decode"), true);
   common(app.add_subcommand("encode"), true);
   common(app.add_subcommand("bench"), false);
+  app.add_subcommand("convs")->add_option("--threads", a.threads);
   CLI11_PARSE(app, argc, argv);
   set_thread_count(a.threads);
   try {
     if (app.got_subcommand("decode")) decode(a);
     if (app.got_subcommand("encode")) encode(a);
     if (app.got_subcommand("bench")) bench(a);
+    if (app.got_subcommand("convs")) bench_convs();
     return 0;
   } catch (const Error& error) {
     fmt::print(stderr, "{} ({})\n", error.what(), static_cast<int>(error.status()));
