@@ -55,11 +55,10 @@ void bench_conv(const Shape& shape) {
   convert_to_bf16(frame.data(), narrow.data(), frame.size());
   std::vector<float> result(static_cast<size_t>(out.elements()));
 
-  const auto narrowed = std::make_shared<NarrowFrame>();
   std::vector<Conv> taps;
   for (int tap = 0; tap < kFrames; ++tap)
     taps.emplace_back(PackedConv(geometry, weights.data() + tap * geometry.weight_count(), tap == 2 ? bias.data() : nullptr,
-                                 kWinogradBlock, narrowed),
+                                 kWinogradBlock, DType::kBF16),
                       shape.size, shape.size);
   const WinogradGeometry points{shape.in, shape.out, kFrames};
   const PackedWinograd packed(points, weights.data(), bias.data());
@@ -69,7 +68,7 @@ void bench_conv(const Shape& shape) {
   std::vector<double> direct, fewer;
   for (int repeat = 0; repeat <= kRepeats; ++repeat) {  // the first one warms up
     const double a = seconds([&] {
-      for (int tap = 0; tap < kFrames; ++tap) taps[static_cast<size_t>(tap)].run(frame.data(), result.data(), tap > 0);
+      for (int tap = 0; tap < kFrames; ++tap) taps[static_cast<size_t>(tap)].run(narrow.data(), result.data(), tap > 0);
     });
     const double b = seconds([&] { packed.run(sources, shape.size, shape.size, result.data(), false, scratch.data()); });
     if (repeat == 0) continue;
