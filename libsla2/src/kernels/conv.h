@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// 2-D convolution of one blocked frame (kernels/frame.h), fp32 in and out, through oneDNN's direct kernels: no im2col, weights
-// packed once, dst either written or added to. A 3-D convolution of a video is three of these that add to one frame, which lets
-// every past frame stay where it was written: no concatenation, no moving window.
+// 2-D convolution of one blocked frame (kernels/frame.h), fp32 out, through oneDNN's direct kernels: no im2col, weights packed
+// once, dst either written or added to. A 3-D convolution of a video is three of these that add to one frame, which lets every
+// past frame stay where it was written: no concatenation, no moving window.
 // Measured against one 3-D convolution on AVX2 (96..384 channels): 85-91 GFLOP/s against 79-82 in the channels-last layout
 // that a window of frames would need, on two cores.
-// With NarrowFrame the products are of bf16 numbers with fp32 sums, for CPUs where has_fast_bf16(): weights are kept as bf16,
-// a source frame is narrowed right before its product (1 byte in 500 to 3,000 operations), sums and results stay fp32.
+// Sources and weights are fp32 or bf16 (where has_fast_bf16()), sums and results fp32.
 #pragma once
 #include <cstdint>
 #include <memory>
-#include <mutex>
 
 #include "core/dtype.h"
-#include "core/tensor_view.h"
 #include "kernels/frame.h"
 
 namespace sla2::kernels {
@@ -28,24 +25,20 @@ struct ConvGeometry {
   [[nodiscard]] int64_t weight_count() const noexcept { return out_channels * in_channels * kernel_h * kernel_w; }
 };
 
-/// Where convolutions of one network narrow their source; as large as the largest of them.
-struct NarrowFrame {
-  std::mutex busy;
-  AlignedBuffer<bf16_t> values;
-};
-
 /// Weights [out, in, kernel_h, kernel_w] in the order of the kernels, and an optional bias [out]. Immutable, cheap to copy.
 class PackedConv {
  public:
   PackedConv() = default;
-  /// @param narrow null: fp32 products
+  /// @param products kF32 or kBF16
   PackedConv(const ConvGeometry& geometry, const float* weights, const float* bias, int64_t block = preferred_block(),
-             std::shared_ptr<NarrowFrame> narrow = nullptr);
+             DType products = DType::kF32);
+  [[nodiscard]] DType products() const noexcept;
   [[nodiscard]] const ConvGeometry& geometry() const noexcept;
   [[nodiscard]] int64_t block() const noexcept;
   [[nodiscard]] uint64_t bytes() const noexcept;
-  /// bytes() of weights of this shape for fp32 products, without making them.
-  [[nodiscard]] static uint64_t bytes_for(const ConvGeometry& geometry, bool bias, int64_t block = preferred_block());
+  /// bytes() of weights of this shape, without making them.
+  [[nodiscard]] static uint64_t bytes_for(const ConvGeometry& geometry, bool bias, int64_t block = preferred_block(),
+                                          DType products = DType::kF32);
 
  private:
   friend class Conv;
@@ -60,8 +53,9 @@ class Conv {
   ~Conv();
   Conv(Conv&&) noexcept;
   Conv& operator=(Conv&&) noexcept;
-  /// dst = (accumulate ? dst : 0) + conv(src) + bias.
-  void run(const float* src, float* dst, bool accumulate);
+  /// dst = (accumulate ? dst : 0) + conv(src) + bias; src holds elements of the type of the products.
+  void run(const void* src, float* dst, bool accumulate);
+  [[nodiscard]] DType products() const noexcept;
   [[nodiscard]] const FrameShape& input() const noexcept;
   [[nodiscard]] const FrameShape& output() const noexcept;
 

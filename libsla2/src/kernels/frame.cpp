@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/threads.h"
+#include "kernels/elementwise.h"
 
 namespace sla2::kernels {
 
@@ -89,6 +90,12 @@ void scatter_phase(const FrameShape& phase, const float* source, int row, int co
 void copy_frame(const FrameShape& shape, const float* source, float* target) {
   parallel_ranges(shape.elements(), kCopyGrain, [&](int64_t begin, int64_t end, int) {
     std::memcpy(target + begin, source + begin, static_cast<size_t>(end - begin) * sizeof(float));
+  });
+}
+
+void narrow_frame(const FrameShape& shape, const float* source, bf16_t* target) {
+  parallel_ranges(shape.elements(), kCopyGrain, [&](int64_t begin, int64_t end, int) {
+    elementwise().narrow_bf16(source + begin, target + begin, static_cast<size_t>(end - begin));
   });
 }
 

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/dtype.h"
+
 namespace sla2::kernels {
 
 /// Channels per block: 16 where oneDNN runs its AVX-512 convolutions, else 8.
@@ -34,5 +36,7 @@ void scatter_phase(const FrameShape& phase, const float* source, int row, int co
 
 /// target = source, threaded.
 void copy_frame(const FrameShape& shape, const float* source, float* target);
+/// The same as bf16, nearest even.
+void narrow_frame(const FrameShape& shape, const float* source, bf16_t* target);
 
 }  // namespace sla2::kernels

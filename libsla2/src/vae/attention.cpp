@@ -72,7 +72,7 @@ class AttentionStage final : public Stage {
 
 class AttentionBlock final : public Block {
  public:
-  AttentionBlock(const WeightReader& reader, const BlockSpec& spec) : channels_(spec.in), block_(reader.block()) {
+  AttentionBlock(const WeightReader& reader, const BlockSpec& spec) : channels_(spec.in), block_(reader.format().block) {
     const int64_t c = channels_;
     weights_.gamma = reader.gamma(spec.name + ".norm", c, 3);
     weights_.qkv = reader.read(spec.name + ".to_qkv.weight", {3 * c, c, 1, 1});
@@ -95,10 +95,12 @@ std::unique_ptr<Block> load_attention(const WeightReader& reader, const BlockSpe
   return std::make_unique<AttentionBlock>(reader, spec);
 }
 
-BlockCost attention_cost(const BlockSpec& spec, int64_t height, int64_t width, int64_t block) {
-  const FrameShape frame{spec.in, height, width, block};
-  return {static_cast<uint64_t>(4 * spec.in * spec.in + 5 * spec.in) * sizeof(float), 0, frame.elements(),
-          side_elements(height * width, spec.in)};
+BlockCost attention_cost(const BlockSpec& spec, int64_t height, int64_t width, const Format& format) {
+  BlockCost cost;
+  cost.weight_bytes = static_cast<uint64_t>(4 * spec.in * spec.in + 5 * spec.in) * sizeof(float);
+  cost.frame_elements = FrameShape{spec.in, height, width, format.block}.elements();
+  cost.side_elements = side_elements(height * width, spec.in);
+  return cost;
 }
 
 }  // namespace sla2::vae

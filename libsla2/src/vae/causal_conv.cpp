@@ -1,29 +1,68 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vae/causal_conv.h"
 
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "kernels/rms_silu.h"
+
 namespace sla2::vae {
 
-FrameRing::FrameRing(const kernels::FrameShape& shape, int depth) : shape_(shape) {
+namespace {
+
+using kernels::ConvGeometry;
+using kernels::FrameShape;
+using kernels::PackedConv;
+using kernels::PackedWinograd;
+using kernels::WinogradGeometry;
+
+constexpr int64_t kKernel = 3;
+constexpr int kTapDepth = 2;  // the oldest frame is used up before the newest is written
+constexpr int kPointDepth = kCausalTaps;
+
+WinogradGeometry causal_geometry(int64_t in, int64_t out) { return {in, out, kCausalTaps, kernels::WinogradForm::kSame}; }
+
+uint64_t tap_bytes(const ConvGeometry& geometry, const Format& format) {
+  return 2 * PackedConv::bytes_for(geometry, false, format.block, format.products) +
+         PackedConv::bytes_for(geometry, true, format.block, format.products);
+}
+
+}  // namespace
+
+FrameRing::FrameRing(const FrameShape& shape, int depth, DType type) : shape_(shape), type_(type) {
   frames_.reserve(static_cast<size_t>(depth));
-  for (int i = 0; i < depth; ++i) frames_.emplace_back(static_cast<size_t>(shape.elements()));
+  for (int i = 0; i < depth; ++i) frames_.emplace_back(bytes(shape, 1, type));
 }
 
-const float* FrameRing::past(int back) const noexcept {
-  return back > count_ ? nullptr : frames_[static_cast<size_t>((count_ - back) % depth())].data();
+void FrameRing::write(const float* frame) {
+  if (type_ == DType::kBF16) {
+    kernels::narrow_frame(shape_, frame, slot_as<bf16_t>());
+  } else {
+    kernels::copy_frame(shape_, frame, slot_as<float>());
+  }
 }
 
-uint64_t FrameRing::bytes(const kernels::FrameShape& shape, int depth) noexcept {
-  return static_cast<uint64_t>(shape.elements()) * sizeof(float) * static_cast<uint64_t>(depth);
+void FrameRing::write_normalised(const float* frame, const float* gamma) {
+  if (type_ == DType::kBF16) {
+    kernels::rms_silu(shape_, frame, gamma, true, slot_as<bf16_t>());
+  } else {
+    kernels::rms_silu(shape_, frame, gamma, true, slot_as<float>());
+  }
+}
+
+uint64_t FrameRing::bytes(const FrameShape& shape, int depth, DType type) noexcept {
+  return static_cast<uint64_t>(shape.elements()) * dtype_size(type) * static_cast<uint64_t>(depth);
 }
 
 TapConvs::TapConvs(const CausalTaps& taps, int64_t height, int64_t width) {
   convs_.reserve(taps.size());
-  for (const kernels::PackedConv& tap : taps) convs_.emplace_back(tap, height, width);
+  for (const PackedConv& tap : taps) convs_.emplace_back(tap, height, width);
 }
 
 bool TapConvs::run_past(const FrameRing& ring, float* dst, bool accumulate) {
   for (int back = kCausalTaps - 1; back >= 1; --back) {
-    const float* frame = ring.past(back);
+    const void* frame = ring.past(back);
     if (frame == nullptr) continue;
     convs_[static_cast<size_t>(kCausalTaps - 1 - back)].run(frame, dst, accumulate);
     accumulate = true;
@@ -31,14 +70,68 @@ bool TapConvs::run_past(const FrameRing& ring, float* dst, bool accumulate) {
   return accumulate;
 }
 
-void TapConvs::run_newest(const float* newest, float* dst, bool accumulate) { convs_.back().run(newest, dst, accumulate); }
+void TapConvs::run_newest(const void* newest, float* dst, bool accumulate) { convs_.back().run(newest, dst, accumulate); }
 
-CausalConv::CausalConv(const CausalTaps& taps, int64_t height, int64_t width)
-    : convs_(taps, height, width), ring_(convs_.input(), kRingDepth) {}
+CausalWeights read_causal(const WeightReader& reader, const std::string& name, int64_t in, int64_t out) {
+  if (reader.format().narrow()) return reader.winograd(name, causal_geometry(in, out));
+  return reader.causal(name, in, out, kKernel);
+}
 
-uint64_t causal_weight_bytes(int64_t in, int64_t out, int64_t kernel, int64_t block) {
-  const auto geometry = kernels::ConvGeometry::same(in, out, kernel);
-  return 2 * kernels::PackedConv::bytes_for(geometry, false, block) + kernels::PackedConv::bytes_for(geometry, true, block);
+CausalConv::CausalConv(const CausalWeights& weights, int64_t height, int64_t width)
+    : convs_([&]() -> decltype(convs_) {
+        if (const auto* points = std::get_if<PackedWinograd>(&weights)) return points;
+        return TapConvs(std::get<CausalTaps>(weights), height, width);
+      }()),
+      ring_([&] {
+        if (const auto* taps = std::get_if<TapConvs>(&convs_)) return FrameRing(taps->input(), kTapDepth, DType::kF32);
+        const int64_t channels = std::get<PackedWinograd>(weights).geometry().in_channels;
+        return FrameRing({channels, height, width, kernels::kWinogradBlock}, kPointDepth, DType::kBF16);
+      }()),
+      height_(height),
+      width_(width) {}
+
+void CausalConv::push(const float* x, const float* gamma, float* dst, bool accumulate, Workspace& workspace) {
+  const auto write = [&] {
+    if (gamma == nullptr) {
+      ring_.write(x);
+    } else {
+      ring_.write_normalised(x, gamma);
+    }
+  };
+  if (auto* taps = std::get_if<TapConvs>(&convs_)) {
+    const bool holds = taps->run_past(ring_, dst, accumulate);
+    write();
+    taps->run_newest(ring_.slot(), dst, holds);
+  } else {
+    write();
+    std::array<const bf16_t*, kCausalTaps> frames{};
+    size_t count = 0;
+    for (int back = kCausalTaps - 1; back >= 0; --back)
+      if (const void* frame = ring_.past(back); frame != nullptr) frames[count++] = static_cast<const bf16_t*>(frame);
+    const PackedWinograd& points = *std::get<const PackedWinograd*>(convs_);
+    points.run(std::span(frames.data(), count), height_, width_, dst, accumulate, workspace.points_for(points, height_, width_));
+  }
+  ring_.advance();
+}
+
+BlockCost causal_cost(int64_t in, int64_t out, int64_t height, int64_t width, const Format& format) {
+  const FrameShape input{in, height, width, format.block}, output{out, height, width, format.block};
+  BlockCost cost;
+  cost.frame_elements = std::max(input.elements(), output.elements());
+  if (format.narrow()) {
+    const WinogradGeometry geometry = causal_geometry(in, out);
+    cost.weight_bytes = PackedWinograd::bytes_for(geometry);
+    cost.state_bytes = FrameRing::bytes(input, kPointDepth, DType::kBF16);
+    cost.points_bytes = PackedWinograd::scratch_bytes(geometry, height, width);
+  } else {
+    cost.weight_bytes = tap_bytes(ConvGeometry::same(in, out, kKernel), format);
+    cost.state_bytes = FrameRing::bytes(input, kTapDepth, DType::kF32);
+  }
+  return cost;
+}
+
+uint64_t time_weight_bytes(int64_t in, int64_t out, const Format& format) {
+  return tap_bytes(ConvGeometry::same(in, out, 1), format);
 }
 
 }  // namespace sla2::vae

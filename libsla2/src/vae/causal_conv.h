@@ -1,70 +1,82 @@
 // SPDX-License-Identifier: Apache-2.0
-// A causal 3-D convolution fed one frame at a time. The past frames it needs stay where they were written: a ring of frames,
-// and three 2-D convolutions that add to one output. Frames before the first are zeros and are simply not computed.
+// A causal 3-D convolution fed one frame at a time. The past frames it needs stay where they were written: a ring of frames.
+// fp32: three 2-D convolutions add to one output, and the oldest frame is used up before the newest takes its place.
+// bf16: one Winograd convolution of all frames. Frames before the first are zeros and are simply not computed.
 #pragma once
-#include <array>
+#include <variant>
 #include <vector>
 
 #include "kernels/conv.h"
+#include "kernels/winograd.h"
+#include "vae/stage.h"
 #include "vae/weight_reader.h"
 
 namespace sla2::vae {
 
-/// The last frames of a stream. slot() is where the next one goes.
+/// The last frames of a stream, as the products want them. slot() is where the next one goes.
 class FrameRing {
  public:
-  FrameRing(const kernels::FrameShape& shape, int depth);
-  [[nodiscard]] float* slot() noexcept { return frames_[static_cast<size_t>(count_ % depth())].data(); }
+  FrameRing(const kernels::FrameShape& shape, int depth, DType type);
+  /// Put a frame, or its norm and SiLU, into slot().
+  void write(const float* frame);
+  void write_normalised(const float* frame, const float* gamma);
+  [[nodiscard]] const void* slot() const noexcept { return frame(count_); }
   /// The frame `back` before the one that goes into slot(), or null if the stream is younger. back = depth is slot() itself,
   /// readable until it is overwritten.
-  [[nodiscard]] const float* past(int back) const noexcept;
+  [[nodiscard]] const void* past(int back) const noexcept { return back > count_ ? nullptr : frame(count_ - back); }
   void advance() noexcept { ++count_; }
   [[nodiscard]] int64_t count() const noexcept { return count_; }
-  [[nodiscard]] const kernels::FrameShape& shape() const noexcept { return shape_; }
-  [[nodiscard]] static uint64_t bytes(const kernels::FrameShape& shape, int depth) noexcept;
+  [[nodiscard]] static uint64_t bytes(const kernels::FrameShape& shape, int depth, DType type) noexcept;
 
  private:
-  [[nodiscard]] int64_t depth() const noexcept { return static_cast<int64_t>(frames_.size()); }
+  [[nodiscard]] const std::byte* frame(int64_t index) const noexcept {
+    return frames_[static_cast<size_t>(index) % frames_.size()].data();
+  }
+  template <typename T>
+  [[nodiscard]] T* slot_as() noexcept {
+    return reinterpret_cast<T*>(frames_[static_cast<size_t>(count_) % frames_.size()].data());
+  }
   kernels::FrameShape shape_;
-  std::vector<AlignedBuffer<float>> frames_;
+  DType type_;
+  std::vector<AlignedBuffer<std::byte>> frames_;
   int64_t count_ = 0;
 };
 
-/// The three taps at one frame size.
+/// The three taps of a direct convolution at one frame size.
 class TapConvs {
  public:
   TapConvs(const CausalTaps& taps, int64_t height, int64_t width);
   /// dst (+)= the taps on past(2) and past(1), as far as there are such frames. @return whether dst holds something.
   bool run_past(const FrameRing& ring, float* dst, bool accumulate);
   /// dst (+)= the tap on the newest frame, and the bias.
-  void run_newest(const float* newest, float* dst, bool accumulate);
+  void run_newest(const void* newest, float* dst, bool accumulate);
   [[nodiscard]] const kernels::FrameShape& input() const noexcept { return convs_.back().input(); }
+  [[nodiscard]] DType products() const noexcept { return convs_.back().products(); }
 
  private:
   std::vector<kernels::Conv> convs_;
 };
 
-/// Taps with their ring of two frames. Call begin(), write the new input frame to input(), call finish().
+/// Weights of a causal 3x3x3 convolution: taps for fp32 products, points for those of bf16.
+using CausalWeights = std::variant<CausalTaps, kernels::PackedWinograd>;
+CausalWeights read_causal(const WeightReader& reader, const std::string& name, int64_t in, int64_t out);
+
+/// A convolution with its ring. The weights must outlive it.
 class CausalConv {
  public:
-  CausalConv(const CausalTaps& taps, int64_t height, int64_t width);
-  /// dst = (accumulate ? dst : 0) + what the past contributes; afterwards the oldest frame's memory is free for the new one.
-  void begin(float* dst, bool accumulate) { holds_ = convs_.run_past(ring_, dst, accumulate); }
-  [[nodiscard]] float* input() noexcept { return ring_.slot(); }
-  [[nodiscard]] const kernels::FrameShape& input_shape() const noexcept { return convs_.input(); }
-  void finish(float* dst) {
-    convs_.run_newest(ring_.slot(), dst, holds_);
-    ring_.advance();
-  }
-  static constexpr int kRingDepth = 2;
+  CausalConv(const CausalWeights& weights, int64_t height, int64_t width);
+  /// dst = (accumulate ? dst : 0) + conv(stream of x), of norm and SiLU of x where there is a gamma. x and dst must not overlap.
+  void push(const float* x, const float* gamma, float* dst, bool accumulate, Workspace& workspace);
 
  private:
-  TapConvs convs_;
+  std::variant<TapConvs, const kernels::PackedWinograd*> convs_;
   FrameRing ring_;
-  bool holds_ = false;
+  int64_t height_, width_;
 };
 
-/// Bytes of three taps' weights.
-uint64_t causal_weight_bytes(int64_t in, int64_t out, int64_t kernel, int64_t block);
+/// Weights, ring and scratch of a causal 3x3x3 convolution.
+BlockCost causal_cost(int64_t in, int64_t out, int64_t height, int64_t width, const Format& format);
+/// Bytes of three 1x1 taps' weights.
+uint64_t time_weight_bytes(int64_t in, int64_t out, const Format& format);
 
 }  // namespace sla2::vae

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "kernels/rms_silu.h"
 #include "vae/causal_conv.h"
 #include "vae/stage.h"
 
@@ -20,7 +19,8 @@ class PointwiseStage final : public Stage {
  public:
   PointwiseStage(const PackedConv& weights, int64_t height, int64_t width) : conv_(weights, height, width) {}
   void push(Workspace& workspace, const Next& next) override {
-    conv_.run(workspace.x.data(), workspace.y.data(), false);
+    const void* source = workspace.source(conv_.input(), workspace.x.data(), conv_.products());
+    conv_.run(source, workspace.y.data(), false);
     std::swap(workspace.x, workspace.y);
     next();
   }
@@ -41,22 +41,13 @@ class PointwiseBlock final : public Block {
   PackedConv weights_;
 };
 
-constexpr int64_t kEndKernel = 3;  // of the convolutions at both ends
-
 /// gamma empty: no norm and no SiLU before the convolution.
 class EndStage final : public Stage {
  public:
-  EndStage(const CausalTaps& taps, const std::vector<float>& gamma, int64_t height, int64_t width)
-      : conv_(taps, height, width), gamma_(gamma) {}
+  EndStage(const CausalWeights& weights, const std::vector<float>& gamma, int64_t height, int64_t width)
+      : conv_(weights, height, width), gamma_(gamma) {}
   void push(Workspace& workspace, const Next& next) override {
-    conv_.begin(workspace.y.data(), false);
-    const FrameShape& shape = conv_.input_shape();
-    if (gamma_.empty()) {
-      kernels::copy_frame(shape, workspace.x.data(), conv_.input());
-    } else {
-      kernels::rms_silu(shape, workspace.x.data(), gamma_.data(), true, conv_.input());
-    }
-    conv_.finish(workspace.y.data());
+    conv_.push(workspace.x.data(), gamma_.empty() ? nullptr : gamma_.data(), workspace.y.data(), false, workspace);
     std::swap(workspace.x, workspace.y);
     next();
   }
@@ -69,15 +60,15 @@ class EndStage final : public Stage {
 class EndBlock final : public Block {
  public:
   EndBlock(const WeightReader& reader, const BlockSpec& spec, const std::string& conv_name, const std::string& norm_name)
-      : taps_(reader.causal(conv_name, spec.in, spec.out, kEndKernel)) {
+      : weights_(read_causal(reader, conv_name, spec.in, spec.out)) {
     if (!norm_name.empty()) gamma_ = reader.gamma(norm_name, spec.in, 4);
   }
   std::unique_ptr<Stage> start(int64_t height, int64_t width) const override {
-    return std::make_unique<EndStage>(taps_, gamma_, height, width);
+    return std::make_unique<EndStage>(weights_, gamma_, height, width);
   }
 
  private:
-  CausalTaps taps_;
+  CausalWeights weights_;
   std::vector<float> gamma_;
 };
 
@@ -95,20 +86,21 @@ std::unique_ptr<Block> load_head(const WeightReader& reader, const BlockSpec& sp
   return std::make_unique<EndBlock>(reader, spec, spec.name + ".2", spec.name + ".0");
 }
 
-BlockCost pointwise_cost(const BlockSpec& spec, int64_t height, int64_t width, int64_t block) {
-  const FrameShape in{spec.in, height, width, block}, out{spec.out, height, width, block};
-  return {PackedConv::bytes_for(ConvGeometry::same(spec.in, spec.out, 1), true, block), 0,
-          std::max(in.elements(), out.elements()), 0};
+BlockCost pointwise_cost(const BlockSpec& spec, int64_t height, int64_t width, const Format& format) {
+  const FrameShape in{spec.in, height, width, format.block}, out{spec.out, height, width, format.block};
+  BlockCost cost;
+  cost.weight_bytes = PackedConv::bytes_for(ConvGeometry::same(spec.in, spec.out, 1), true, format.block, format.products);
+  cost.frame_elements = std::max(in.elements(), out.elements());
+  if (format.narrow()) cost.narrow_elements = in.elements();
+  return cost;
 }
 
-BlockCost input_cost(const BlockSpec& spec, int64_t height, int64_t width, int64_t block) {
-  const FrameShape in{spec.in, height, width, block}, out{spec.out, height, width, block};
-  return {causal_weight_bytes(spec.in, spec.out, kEndKernel, block), FrameRing::bytes(in, CausalConv::kRingDepth),
-          std::max(in.elements(), out.elements()), 0};
+BlockCost input_cost(const BlockSpec& spec, int64_t height, int64_t width, const Format& format) {
+  return causal_cost(spec.in, spec.out, height, width, format);
 }
 
-BlockCost head_cost(const BlockSpec& spec, int64_t height, int64_t width, int64_t block) {
-  return input_cost(spec, height, width, block);
+BlockCost head_cost(const BlockSpec& spec, int64_t height, int64_t width, const Format& format) {
+  return causal_cost(spec.in, spec.out, height, width, format);
 }
 
 }  // namespace sla2::vae

@@ -10,7 +10,7 @@ namespace {
 
 struct BlockFunctions {
   std::unique_ptr<Block> (*load)(const WeightReader&, const BlockSpec&);
-  BlockCost (*cost)(const BlockSpec&, int64_t, int64_t, int64_t);
+  BlockCost (*cost)(const BlockSpec&, int64_t, int64_t, const Format&);
 };
 
 BlockFunctions functions_of(BlockKind kind) {
@@ -30,45 +30,68 @@ BlockFunctions functions_of(BlockKind kind) {
 
 }  // namespace
 
-BlockCost block_cost(const BlockSpec& spec, int64_t height, int64_t width, int64_t block) {
+BlockCost block_cost(const BlockSpec& spec, int64_t height, int64_t width, const Format& format) {
   return functions_of(spec.kind).cost(spec, height * spec.numerator / spec.denominator, width * spec.numerator / spec.denominator,
-                                      block);
+                                      format);
 }
 
-BlockCost total_cost(const std::vector<BlockSpec>& blocks, int64_t height, int64_t width, int64_t block) {
+BlockCost& BlockCost::operator+=(const BlockCost& other) noexcept {
+  weight_bytes += other.weight_bytes;
+  state_bytes += other.state_bytes;
+  frame_elements = std::max(frame_elements, other.frame_elements);
+  side_elements = std::max(side_elements, other.side_elements);
+  narrow_elements = std::max(narrow_elements, other.narrow_elements);
+  points_bytes = std::max(points_bytes, other.points_bytes);
+  return *this;
+}
+
+const void* Workspace::source(const kernels::FrameShape& shape, const float* frame, DType products) {
+  if (products != DType::kBF16) return frame;
+  kernels::narrow_frame(shape, frame, narrow.data());
+  return narrow.data();
+}
+
+std::byte* Workspace::points_for(const kernels::PackedWinograd& weights, int64_t height, int64_t width) {
+  const uint64_t bytes = kernels::PackedWinograd::scratch_bytes(weights.geometry(), height, width);
+  SLA2_CHECK(bytes <= points.size(), SLA2_E_INTERNAL,
+             "VAE: a convolution of {}x{} needs {} bytes of scratch, planned were {}: the number of threads must not grow "
+             "while a stream runs",
+             width, height, bytes, points.size());
+  return points.data();
+}
+
+BlockCost total_cost(const std::vector<BlockSpec>& blocks, int64_t height, int64_t width, const Format& format) {
   BlockCost total;
   for (const BlockSpec& spec : blocks) {
-    const BlockCost cost = block_cost(spec, height, width, block);
-    total.weight_bytes += cost.weight_bytes;
-    total.state_bytes += cost.state_bytes;
-    total.frame_elements = std::max(total.frame_elements, cost.frame_elements);
-    total.side_elements = std::max(total.side_elements, cost.side_elements);
+    total += block_cost(spec, height, width, format);
   }
   return total;
 }
 
 uint64_t stream_bytes(const BlockCost& total) {
-  return total.state_bytes + static_cast<uint64_t>(2 * total.frame_elements + total.side_elements) * sizeof(float);
+  return total.state_bytes + static_cast<uint64_t>(2 * total.frame_elements + total.side_elements) * sizeof(float) +
+         static_cast<uint64_t>(total.narrow_elements) * sizeof(bf16_t) + total.points_bytes;
 }
 
-Network::Network(std::vector<BlockSpec> specs, const WeightReader& reader)
-    : specs_(std::move(specs)), frame_block_(reader.block()) {
+Network::Network(std::vector<BlockSpec> specs, const WeightReader& reader) : specs_(std::move(specs)), format_(reader.format()) {
   blocks_.reserve(specs_.size());
   for (const BlockSpec& spec : specs_) blocks_.push_back(functions_of(spec.kind).load(reader, spec));
 }
 
 Stream::Stream(const Network& network, int64_t height, int64_t width) : network_(network) {
   const std::vector<BlockSpec>& specs = network.specs();
-  const BlockCost total = total_cost(specs, height, width, network.frame_block());
+  const BlockCost total = total_cost(specs, height, width, network.format());
   workspace_.x = AlignedBuffer<float>(static_cast<size_t>(total.frame_elements));
   workspace_.y = AlignedBuffer<float>(static_cast<size_t>(total.frame_elements));
   workspace_.side = AlignedBuffer<float>(static_cast<size_t>(total.side_elements));
+  workspace_.narrow = AlignedBuffer<bf16_t>(static_cast<size_t>(total.narrow_elements));
+  workspace_.points = AlignedBuffer<std::byte>(total.points_bytes);
   const auto scaled = [](int64_t size, const BlockSpec& spec) { return size * spec.numerator / spec.denominator; };
   for (size_t i = 0; i < specs.size(); ++i)
     stages_.push_back(network.block(i).start(scaled(height, specs[i]), scaled(width, specs[i])));
-  input_ = {specs.front().in, height, width, network.frame_block()};
+  input_ = {specs.front().in, height, width, network.format().block};
   const BlockSpec& last = specs.back();  // the last block of either list keeps the size
-  output_ = {last.out, scaled(height, last), scaled(width, last), network.frame_block()};
+  output_ = {last.out, scaled(height, last), scaled(width, last), network.format().block};
 }
 
 void Stream::push(const float* planar, int64_t plane_stride, const Sink& sink) {

@@ -10,8 +10,8 @@
 namespace sla2::vae {
 
 /// What the whole list needs for frames that enter at this size.
-BlockCost block_cost(const BlockSpec& spec, int64_t height, int64_t width, int64_t block);
-BlockCost total_cost(const std::vector<BlockSpec>& blocks, int64_t height, int64_t width, int64_t block);
+BlockCost block_cost(const BlockSpec& spec, int64_t height, int64_t width, const Format& format);
+BlockCost total_cost(const std::vector<BlockSpec>& blocks, int64_t height, int64_t width, const Format& format);
 
 /// Bytes of a stream: caches and workspace.
 uint64_t stream_bytes(const BlockCost& total);
@@ -21,12 +21,12 @@ class Network {
   Network(std::vector<BlockSpec> specs, const WeightReader& reader);
   [[nodiscard]] const std::vector<BlockSpec>& specs() const noexcept { return specs_; }
   [[nodiscard]] const Block& block(size_t index) const noexcept { return *blocks_[index]; }
-  [[nodiscard]] int64_t frame_block() const noexcept { return frame_block_; }
+  [[nodiscard]] const Format& format() const noexcept { return format_; }
 
  private:
   std::vector<BlockSpec> specs_;
   std::vector<std::unique_ptr<Block>> blocks_;
-  int64_t frame_block_;
+  Format format_;
 };
 
 /// One stream of frames; the network must outlive it. Not thread-safe.

@@ -15,30 +15,24 @@ constexpr double kMebi = 1024.0 * 1024.0;
 PlanSummary plan_decode(const config::VaeConfig& config, int64_t latent_height, int64_t latent_width,
                         const DecodeOptions& options) {
   const std::vector<BlockSpec> blocks = decoder_blocks(config);
-  const int64_t factor = spatial_factor(config), block = kernels::preferred_block();
+  const int64_t factor = spatial_factor(config);
+  const Format format = Format::of(options.precision == Precision::kBf16);
   const TileGrid grid(latent_height, latent_width, factor, options.tile, options.tile_overlap);
   const TileArea area = grid.area(0);  // the first tile is the largest
-  BlockCost total = total_cost(blocks, area.height, area.width, block);
-  const bool bf16 = options.precision == Precision::kBf16 && has_fast_bf16();
-  uint64_t narrow_bytes = 0;
-  if (bf16) {  // weights are bf16 but for the biases; one source frame at a time is narrowed
-    total.weight_bytes /= 2;
-    narrow_bytes = static_cast<uint64_t>(total.frame_elements) * sizeof(bf16_t);
-  }
+  const BlockCost total = total_cost(blocks, area.height, area.width, format);
   const int64_t pixels = area.height * area.width * factor * factor;
   const auto chunk_bytes = static_cast<uint64_t>(temporal_factor(config) * kVideoChannels * pixels) * sizeof(float);
 
   PlanSummary plan;
   plan.weight_bytes = total.weight_bytes;
-  plan.activation_bytes = stream_bytes(total) + narrow_bytes + chunk_bytes;
+  plan.activation_bytes = stream_bytes(total) + chunk_bytes;
   plan.text = fmt::format(
       "VAE decode, {} products, latent {}x{} in {} tile(s): weights {:.1f} MiB, causal caches {:.1f} MiB, frames in flight "
       "{:.1f} MiB, "
       "output chunk {:.1f} MiB\n",
-      bf16 ? "bf16" : "fp32", latent_width, latent_height, grid.count(), static_cast<double>(total.weight_bytes) / kMebi,
-      static_cast<double>(total.state_bytes) / kMebi,
-      static_cast<double>(stream_bytes(total) + narrow_bytes - total.state_bytes) / kMebi,
-      static_cast<double>(chunk_bytes) / kMebi);
+      format.narrow() ? "bf16" : "fp32", latent_width, latent_height, grid.count(),
+      static_cast<double>(total.weight_bytes) / kMebi, static_cast<double>(total.state_bytes) / kMebi,
+      static_cast<double>(stream_bytes(total) - total.state_bytes) / kMebi, static_cast<double>(chunk_bytes) / kMebi);
   if (grid.count() > 1)
     plan.text += fmt::format("  and the blended clip: {:.2f} MiB per frame\n",
                              static_cast<double>(grid.height() * grid.width() * kVideoChannels) * sizeof(float) / kMebi);

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Spatial and temporal up- and downsampling.
 // Upsampling: nearest x2 followed by a 3x3 convolution gives, on each of the four pixel phases, a 2x2 convolution of the small
-// frame whose weights are sums of the 3x3 ones: the large intermediate frame never exists and 5/9 of the products fall away.
+// frame whose weights are sums of the 3x3 ones: the large intermediate frame never exists and 5/9 of the products fall away. With
+// bf16 products it is WinogradForm::kDoubled, where 3/4 of them do.
 // Temporal upsampling: a (3,1,1) convolution to two halves of the channels, which become two frames; each is pushed through the
 // rest of the decoder before the other is computed. The first frame of a stream skips it and leaves no trace in its cache.
 #include <algorithm>
 #include <array>
 #include <optional>
 #include <utility>
+#include <variant>
 
 #include "vae/causal_conv.h"
 #include "vae/stage.h"
@@ -20,6 +22,9 @@ using kernels::Conv;
 using kernels::ConvGeometry;
 using kernels::FrameShape;
 using kernels::PackedConv;
+using kernels::PackedWinograd;
+using kernels::WinogradForm;
+using kernels::WinogradGeometry;
 
 constexpr int64_t kResampleKernel = 3;
 constexpr int kPhases = 2;         // output pixels per input pixel along one axis
@@ -51,22 +56,26 @@ PhaseWeights phase_weights(const WeightReader& reader, const std::string& name, 
                 weights[static_cast<size_t>((pair * kResampleKernel + ky) * kResampleKernel + kx)];
       std::transform(sums.begin(), sums.end(), folded_weights.begin(), [](double sum) { return static_cast<float>(sum); });
       phases[static_cast<size_t>(row) * kPhases + static_cast<size_t>(column)] = {
-          phase_geometry(in, out, row, column), folded_weights.data(), bias.data(), reader.block(), reader.narrow()};
+          phase_geometry(in, out, row, column), folded_weights.data(), bias.data(), reader.format().block};
     }
   return phases;
 }
 
+WinogradGeometry doubled(int64_t in, int64_t out) { return {in, out, 1, WinogradForm::kDoubled}; }
+
 struct UpsampleWeights {
-  PhaseWeights phases;
+  std::variant<PhaseWeights, PackedWinograd> space;
   std::vector<CausalTaps> halves;  // empty: spatial only
 };
 
 class UpsampleStage final : public Stage {
  public:
-  UpsampleStage(const UpsampleWeights& weights, int64_t height, int64_t width) {
-    for (const PackedConv& phase : weights.phases) phases_.emplace_back(phase, height, width);
-    for (const CausalTaps& half : weights.halves) halves_.emplace_back(half, height, width);
-    if (!halves_.empty()) ring_.emplace(phases_.front().input(), kTimeRingDepth);
+  UpsampleStage(const UpsampleWeights& weights, const FrameShape& input)
+      : input_(input), points_(std::get_if<PackedWinograd>(&weights.space)) {
+    if (const auto* phases = std::get_if<PhaseWeights>(&weights.space))
+      for (const PackedConv& phase : *phases) phases_.emplace_back(phase, input.height, input.width);
+    for (const CausalTaps& half : weights.halves) halves_.emplace_back(half, input.height, input.width);
+    if (!halves_.empty()) ring_.emplace(input, kTimeRingDepth, halves_.front().products());
   }
 
   void push(Workspace& workspace, const Next& next) override {
@@ -76,7 +85,7 @@ class UpsampleStage final : public Stage {
       next();
       return;
     }
-    kernels::copy_frame(ring_->shape(), workspace.x.data(), ring_->slot());
+    ring_->write(workspace.x.data());
     for (TapConvs& half : halves_) {
       const bool holds = half.run_past(*ring_, workspace.x.data(), false);
       half.run_newest(ring_->slot(), workspace.x.data(), holds);
@@ -89,6 +98,14 @@ class UpsampleStage final : public Stage {
  private:
   /// workspace.x [in,h,w] becomes [out,2h,2w].
   void upsample(Workspace& workspace) {
+    if (points_ != nullptr) {
+      const void* source = workspace.source(input_, workspace.x.data(), DType::kBF16);
+      const std::array frames{static_cast<const bf16_t*>(source)};
+      points_->run(frames, input_.height, input_.width, workspace.y.data(), false,
+                   workspace.points_for(*points_, input_.height, input_.width));
+      std::swap(workspace.x, workspace.y);
+      return;
+    }
     for (int row = 0; row < kPhases; ++row)
       for (int column = 0; column < kPhases; ++column) {
         Conv& phase = phases_[static_cast<size_t>(row) * kPhases + static_cast<size_t>(column)];
@@ -98,6 +115,8 @@ class UpsampleStage final : public Stage {
     std::swap(workspace.x, workspace.y);
   }
 
+  FrameShape input_;
+  const PackedWinograd* points_;  ///< or null
   std::vector<Conv> phases_;
   std::vector<TapConvs> halves_;
   std::optional<FrameRing> ring_;
@@ -106,17 +125,23 @@ class UpsampleStage final : public Stage {
 
 class UpsampleBlock final : public Block {
  public:
-  UpsampleBlock(const WeightReader& reader, const BlockSpec& spec) {
-    weights_.phases = phase_weights(reader, spec.name + ".resample.1", spec.in, spec.out);
+  UpsampleBlock(const WeightReader& reader, const BlockSpec& spec) : channels_(spec.in), block_(reader.format().block) {
+    const std::string name = spec.name + ".resample.1";
+    if (reader.format().narrow()) {
+      weights_.space = reader.winograd(name, doubled(spec.in, spec.out));
+    } else {
+      weights_.space = phase_weights(reader, name, spec.in, spec.out);
+    }
     if (spec.kind == BlockKind::kUpsample3d)
       for (int64_t half = 0; half < 2; ++half)
         weights_.halves.push_back(reader.causal(spec.name + ".time_conv", spec.in, spec.in, 1, half * spec.in, 2 * spec.in));
   }
   std::unique_ptr<Stage> start(int64_t height, int64_t width) const override {
-    return std::make_unique<UpsampleStage>(weights_, height, width);
+    return std::make_unique<UpsampleStage>(weights_, FrameShape{channels_, height, width, block_});
   }
 
  private:
+  int64_t channels_, block_;
   UpsampleWeights weights_;
 };
 
@@ -134,22 +159,20 @@ class DownsampleStage final : public Stage {
     if (!weights.time) return;
     const FrameShape& half = space_.output();
     time_.emplace(*weights.time, half.height, half.width);
-    ring_.emplace(half, kTimeRingDepth);
+    ring_.emplace(half, kTimeRingDepth, time_->products());
   }
 
   void push(Workspace& workspace, const Next& next) override {
+    space_.run(workspace.source(space_.input(), workspace.x.data(), space_.products()), workspace.y.data(), false);
+    std::swap(workspace.x, workspace.y);
     if (!time_) {
-      space_.run(workspace.x.data(), workspace.y.data(), false);
-      std::swap(workspace.x, workspace.y);
       next();
       return;
     }
     // Stride 2 in time with one cached frame: frame 0 passes, then every second frame closes a window of three.
-    space_.run(workspace.x.data(), ring_->slot(), false);
+    ring_->write(workspace.x.data());
     const int64_t index = ring_->count();
-    if (index == 0) {
-      kernels::copy_frame(space_.output(), ring_->slot(), workspace.x.data());
-    } else if (index % 2 == 0) {
+    if (index > 0 && index % 2 == 0) {
       const bool holds = time_->run_past(*ring_, workspace.x.data(), false);
       time_->run_newest(ring_->slot(), workspace.x.data(), holds);
     }
@@ -187,27 +210,34 @@ std::unique_ptr<Block> load_downsample(const WeightReader& reader, const BlockSp
   return std::make_unique<DownsampleBlock>(reader, spec);
 }
 
-BlockCost upsample_cost(const BlockSpec& spec, int64_t height, int64_t width, int64_t block) {
-  const FrameShape in{spec.in, height, width, block}, phase{spec.out, height, width, block};
+BlockCost upsample_cost(const BlockSpec& spec, int64_t height, int64_t width, const Format& format) {
+  const FrameShape in{spec.in, height, width, format.block}, phase{spec.out, height, width, format.block};
   BlockCost cost;
-  cost.weight_bytes = kPhases * kPhases * PackedConv::bytes_for(phase_geometry(spec.in, spec.out, 0, 0), true, block);
   cost.frame_elements = std::max(in.elements(), kPhases * kPhases * phase.elements());
-  cost.side_elements = phase.elements();
+  if (format.narrow()) {
+    cost.weight_bytes = PackedWinograd::bytes_for(doubled(spec.in, spec.out));
+    cost.narrow_elements = in.elements();
+    cost.points_bytes = PackedWinograd::scratch_bytes(doubled(spec.in, spec.out), height, width);
+  } else {
+    cost.weight_bytes = kPhases * kPhases * PackedConv::bytes_for(phase_geometry(spec.in, spec.out, 0, 0), true, format.block);
+    cost.side_elements = phase.elements();
+  }
   if (spec.kind == BlockKind::kUpsample3d) {
-    cost.weight_bytes += 2 * causal_weight_bytes(spec.in, spec.in, 1, block);
-    cost.state_bytes = FrameRing::bytes(in, kTimeRingDepth);
+    cost.weight_bytes += 2 * time_weight_bytes(spec.in, spec.in, format);
+    cost.state_bytes = FrameRing::bytes(in, kTimeRingDepth, format.products);
   }
   return cost;
 }
 
-BlockCost downsample_cost(const BlockSpec& spec, int64_t height, int64_t width, int64_t block) {
-  const FrameShape in{spec.in, height, width, block};
+BlockCost downsample_cost(const BlockSpec& spec, int64_t height, int64_t width, const Format& format) {
+  const FrameShape in{spec.in, height, width, format.block};
   BlockCost cost;
-  cost.weight_bytes = PackedConv::bytes_for(halving(spec.in), true, block);
+  cost.weight_bytes = PackedConv::bytes_for(halving(spec.in), true, format.block, format.products);
   cost.frame_elements = in.elements();
+  if (format.narrow()) cost.narrow_elements = in.elements();
   if (spec.kind == BlockKind::kDownsample3d) {
-    cost.weight_bytes += causal_weight_bytes(spec.in, spec.in, 1, block);
-    cost.state_bytes = FrameRing::bytes(halving(spec.in).output(in), kTimeRingDepth);
+    cost.weight_bytes += time_weight_bytes(spec.in, spec.in, format);
+    cost.state_bytes = FrameRing::bytes(halving(spec.in).output(in), kTimeRingDepth, format.products);
   }
   return cost;
 }

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Residual block: norm, SiLU, conv, norm, SiLU, conv, plus the input (through a 1x1x1 convolution where channels change).
 // The second convolution adds straight onto the shortcut, so the sum costs no pass of its own.
-#include <algorithm>
 #include <optional>
 #include <utility>
 
-#include "kernels/rms_silu.h"
 #include "vae/causal_conv.h"
 #include "vae/stage.h"
 
@@ -17,11 +15,9 @@ using kernels::ConvGeometry;
 using kernels::FrameShape;
 using kernels::PackedConv;
 
-constexpr int64_t kBodyKernel = 3;
-
 struct ResidualWeights {
   std::vector<float> gamma1, gamma2;
-  CausalTaps conv1, conv2;
+  CausalWeights conv1, conv2;
   std::optional<PackedConv> shortcut;
 };
 
@@ -35,17 +31,13 @@ class ResidualStage final : public Stage {
   void push(Workspace& workspace, const Next& next) override {
     float* x = workspace.x.data();
     float* hidden = workspace.y.data();
-    conv1_.begin(hidden, false);
-    kernels::rms_silu(conv1_.input_shape(), x, weights_.gamma1.data(), true, conv1_.input());
-    conv1_.finish(hidden);
+    conv1_.push(x, weights_.gamma1.data(), hidden, false, workspace);
     float* sum = x;
     if (shortcut_) {
       sum = workspace.side.data();
-      shortcut_->run(x, sum, false);
+      shortcut_->run(workspace.source(shortcut_->input(), x, shortcut_->products()), sum, false);
     }
-    conv2_.begin(sum, true);
-    kernels::rms_silu(conv2_.input_shape(), hidden, weights_.gamma2.data(), true, conv2_.input());
-    conv2_.finish(sum);
+    conv2_.push(hidden, weights_.gamma2.data(), sum, true, workspace);
     if (shortcut_) kernels::copy_frame(shortcut_->output(), sum, x);  // side is smaller than x in general: no swap
     next();
   }
@@ -61,9 +53,9 @@ class ResidualBlock final : public Block {
   ResidualBlock(const WeightReader& reader, const BlockSpec& spec) {
     const std::string body = spec.name + ".residual.";
     weights_.gamma1 = reader.gamma(body + "0", spec.in, 4);
-    weights_.conv1 = reader.causal(body + "2", spec.in, spec.out, kBodyKernel);
+    weights_.conv1 = read_causal(reader, body + "2", spec.in, spec.out);
     weights_.gamma2 = reader.gamma(body + "3", spec.out, 4);
-    weights_.conv2 = reader.causal(body + "6", spec.out, spec.out, kBodyKernel);
+    weights_.conv2 = read_causal(reader, body + "6", spec.out, spec.out);
     if (spec.in != spec.out)
       weights_.shortcut = reader.conv(spec.name + ".shortcut", ConvGeometry::same(spec.in, spec.out, 1), 5);
   }
@@ -81,16 +73,14 @@ std::unique_ptr<Block> load_residual(const WeightReader& reader, const BlockSpec
   return std::make_unique<ResidualBlock>(reader, spec);
 }
 
-BlockCost residual_cost(const BlockSpec& spec, int64_t height, int64_t width, int64_t block) {
-  const FrameShape in{spec.in, height, width, block}, out{spec.out, height, width, block};
-  BlockCost cost;
-  cost.weight_bytes =
-      causal_weight_bytes(spec.in, spec.out, kBodyKernel, block) + causal_weight_bytes(spec.out, spec.out, kBodyKernel, block);
-  cost.state_bytes = FrameRing::bytes(in, CausalConv::kRingDepth) + FrameRing::bytes(out, CausalConv::kRingDepth);
-  cost.frame_elements = std::max(in.elements(), out.elements());
+BlockCost residual_cost(const BlockSpec& spec, int64_t height, int64_t width, const Format& format) {
+  BlockCost cost = causal_cost(spec.in, spec.out, height, width, format);
+  cost += causal_cost(spec.out, spec.out, height, width, format);
   if (spec.in != spec.out) {
-    cost.weight_bytes += PackedConv::bytes_for(ConvGeometry::same(spec.in, spec.out, 1), true, block);
+    const FrameShape in{spec.in, height, width, format.block}, out{spec.out, height, width, format.block};
+    cost.weight_bytes += PackedConv::bytes_for(ConvGeometry::same(spec.in, spec.out, 1), true, format.block, format.products);
     cost.side_elements = out.elements();
+    if (format.narrow()) cost.narrow_elements = in.elements();
   }
   return cost;
 }

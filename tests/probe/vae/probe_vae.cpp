@@ -2,12 +2,15 @@
 // Runs the VAE on safetensors files for tests/python/test_vae.py and bench_vae.py.
 //   decode WEIGHTS IN OUT   IN: latent [C,F',h,w];  OUT: frames [F,3,H,W], chunks (frames per call), rgb, preview
 //   encode WEIGHTS IN OUT   IN: video [3,F,H,W];    OUT: latent [C,F',h,w]
-//   bench WEIGHTS           one decode of noise; JSON with seconds, peak memory and the plan
+//   bench WEIGHTS           one decode of noise; JSON with seconds, CPU seconds, peak memory and the plan
+//   convs                   the convolutions of the full size, direct and Winograd
 #include <chrono>
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <ctime>
 #include <numeric>
 
+#include "bench_conv.h"
 #include "core/core.h"
 #include "vae/vae.h"
 #include "video/video.h"
@@ -102,11 +105,13 @@ void bench(const Arguments& a) {
   const vae::PlanSummary plan =
       vae::plan_decode(config, latent.height, latent.width, {precision_of(a.precision), a.tile, a.overlap});
   const auto start = std::chrono::steady_clock::now();
+  const std::clock_t cpu_start = std::clock();
   int64_t frames = 0;
   decoder->decode(latent, {precision_of(a.precision), a.tile, a.overlap}, CancelToken(),
                   [&](const vae::FrameChunk& chunk) { frames += chunk.count; });
-  fmt::print("{{\"seconds\": {:.4f}, \"load_seconds\": {:.4f}, \"frames\": {}, \"peak_bytes\": {}, \"plan_bytes\": {}}}\n",
-             seconds_since(start), load_seconds, frames, peak_resident_bytes(), plan.weight_bytes + plan.activation_bytes);
+  const double cpu_seconds = static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC;
+  fmt::print("{{\"seconds\": {:.4f}, \"cpu_seconds\": {:.4f}, \"load_seconds\": {:.4f}, \"frames\": {}, \"peak_bytes\": {}, \"plan_bytes\": {}}}\n",
+             seconds_since(start), cpu_seconds, load_seconds, frames, peak_resident_bytes(), plan.weight_bytes + plan.activation_bytes);
 }
 
 }  // namespace
@@ -133,12 +138,14 @@ int main(int argc, char** argv) {
   common(app.add_subcommand("decode"), true);
   common(app.add_subcommand("encode"), true);
   common(app.add_subcommand("bench"), false);
+  app.add_subcommand("convs")->add_option("--threads", a.threads);
   CLI11_PARSE(app, argc, argv);
   set_thread_count(a.threads);
   try {
     if (app.got_subcommand("decode")) decode(a);
     if (app.got_subcommand("encode")) encode(a);
     if (app.got_subcommand("bench")) bench(a);
+    if (app.got_subcommand("convs")) bench_convs();
     return 0;
   } catch (const Error& error) {
     fmt::print(stderr, "{} ({})\n", error.what(), static_cast<int>(error.status()));

@@ -71,8 +71,10 @@ TEST_CASE("bf16 convolution equals the formula on rounded numbers") {
   std::vector<float> weights = test::normal(geometry.weight_count(), 1), src = random_frame(input, 3);
   const std::vector<float> bias = test::normal(out, 2);
   std::vector<float> ours = random_frame(output, 4), expected = ours;
-  Conv(PackedConv(geometry, weights.data(), bias.data(), 16, std::make_shared<NarrowFrame>()), input.height, input.width)
-      .run(src.data(), ours.data(), accumulate);
+  std::vector<bf16_t> narrow(src.size());
+  narrow_frame(input, src.data(), narrow.data());
+  Conv(PackedConv(geometry, weights.data(), bias.data(), 16, DType::kBF16), input.height, input.width)
+      .run(narrow.data(), ours.data(), accumulate);
   for (std::vector<float>* values : {&weights, &src})
     for (float& value : *values) value = bf16_to_f32(f32_to_bf16(value));
   ref::conv(geometry, input, weights.data(), bias.data(), src.data(), expected.data(), accumulate);
@@ -82,7 +84,10 @@ TEST_CASE("bf16 convolution equals the formula on rounded numbers") {
 TEST_CASE("packed bytes are known before packing") {
   const auto geometry = ConvGeometry::same(24, 40, 3);
   const std::vector<float> weights(static_cast<size_t>(geometry.weight_count())), bias(40);
-  CHECK(PackedConv(geometry, weights.data(), bias.data()).bytes() == PackedConv::bytes_for(geometry, true));
+  const int64_t block = preferred_block();
+  const DType products = has_fast_bf16() ? GENERATE(DType::kF32, DType::kBF16) : DType::kF32;
+  CHECK(PackedConv(geometry, weights.data(), bias.data(), block, products).bytes() ==
+        PackedConv::bytes_for(geometry, true, block, products));
 }
 
 TEST_CASE("norm and SiLU follow the formula in fp64, scalar and AVX2") {
@@ -111,6 +116,42 @@ TEST_CASE("norm and SiLU follow the formula in fp64, scalar and AVX2") {
   if (active_isa() < Isa::kAvx2) return;
   avx2::rms_silu_pixels(shape, src.data(), gamma.data(), silu, vector.data(), 0, shape.pixels());
   CHECK(worst(vector, expected) < 1e-6);
+}
+
+TEST_CASE("norm and SiLU to bf16 follow the formula, scalar and AVX-512") {
+  const int64_t channels = GENERATE(1, 12, 16, 96);
+  const bool silu = GENERATE(false, true);
+  const FrameShape shape{channels, 7, 13, 16};
+  const std::vector<float> src = random_frame(shape, 5);
+  std::vector<float> gamma = test::normal(shape.blocks() * 16, 6, 1.0F, 0.3F), exact(src.size());
+  std::fill(gamma.begin() + channels, gamma.end(), 0.0F);
+  ref::rms_silu_pixels(shape, src.data(), gamma.data(), silu, exact.data(), 0, shape.pixels());
+  std::vector<bf16_t> scalar(src.size()), vector(src.size());
+  ref::rms_silu_pixels(shape, src.data(), gamma.data(), silu, scalar.data(), 0, shape.pixels());
+  rms_silu(shape, src.data(), gamma.data(), silu, vector.data());
+  for (size_t i = 0; i < exact.size(); ++i) {
+    CHECK(scalar[i] == f32_to_bf16(exact[i]));
+    // half a unit of bf16 is 2^-9 to 2^-8; fp32's own error may tip a tie
+    CHECK(std::abs(bf16_to_f32(vector[i]) - exact[i]) <= 0x1.01p-8F * std::abs(exact[i]));
+  }
+}
+
+TEST_CASE("SiLU to bf16 survives extreme and broken values") {
+  const FrameShape shape{16, 1, 3, 16};
+  std::vector<float> gamma(16, 1.0F), src(48, 1.0F);
+  gamma[0] = 1e6F;
+  gamma[1] = -1e6F;
+  gamma[2] = 3e38F;
+  gamma[3] = -3e38F;
+  src[16] = std::nanf("");
+  std::vector<bf16_t> dst(48);
+  rms_silu(shape, src.data(), gamma.data(), true, dst.data());
+  CHECK(bf16_to_f32(dst[0]) == Approx(1e6F).epsilon(0.004));
+  CHECK(bf16_to_f32(dst[1]) == Approx(0.0F).margin(1e-20));
+  CHECK(bf16_to_f32(dst[2]) > 2.9e38F);
+  CHECK(bf16_to_f32(dst[3]) == Approx(0.0F).margin(1.0));
+  for (size_t lane = 0; lane < 16; ++lane) CHECK(std::isnan(bf16_to_f32(dst[16 + lane])));
+  CHECK(std::isfinite(bf16_to_f32(dst[32])));
 }
 
 TEST_CASE("SiLU survives extreme and broken values") {

@@ -16,7 +16,7 @@ using namespace sla2::vae;
 namespace {
 
 /// Every tensor is noise of a size that keeps activations near one.
-WeightReader noise_reader() {
+WeightReader noise_reader(bool bf16 = false) {
   return {[](std::string_view name, std::span<const int64_t> shape, std::span<float> target) {
             const bool gamma = name.ends_with("gamma"), bias = name.ends_with("bias");
             float fan_in = 1.0F;
@@ -28,7 +28,7 @@ WeightReader noise_reader() {
                                                     : 1.0F / std::sqrt(fan_in));
             std::copy(values.begin(), values.end(), target.begin());
           },
-          false, kernels::preferred_block()};
+          bf16, Format::of(bf16)};
 }
 
 config::VaeConfig small_config() {
@@ -59,14 +59,17 @@ TEST_CASE("a causal convolution frame by frame equals the formula on the whole c
                                const auto& source = name.ends_with("bias") ? bias : weights;
                                std::copy(source.begin(), source.end(), target.begin());
                              },
-                             false, 8});
-  CausalConv conv(reader.causal("c", kIn, kOut, 3), kHeight, kWidth);
+                             false, Format{8}});
+  const CausalWeights packed = read_causal(reader, "c", kIn, kOut);
+  CausalConv conv(packed, kHeight, kWidth);
+  const kernels::FrameShape in{kIn, kHeight, kWidth, 8};
+  std::vector<float> input(static_cast<size_t>(in.elements()));
+  Workspace workspace;
   const kernels::FrameShape out{kOut, kHeight, kWidth, 8};
   std::vector<float> frame(static_cast<size_t>(out.elements())), planar(kOut * kPlane);
   for (int64_t t = 0; t < kFrames; ++t) {
-    conv.begin(frame.data(), false);
-    kernels::planar_to_frame(conv.input_shape(), clip.data() + t * kPlane, kFrames * kPlane, conv.input());
-    conv.finish(frame.data());
+    kernels::planar_to_frame(in, clip.data() + t * kPlane, kFrames * kPlane, input.data());
+    conv.push(input.data(), nullptr, frame.data(), false, workspace);
     kernels::frame_to_planar_clamped(out, frame.data(), -1e9F, 1e9F, planar.data(), kPlane);
     for (int64_t o = 0; o < kOut; ++o)
       for (int64_t y = 0; y < kHeight; ++y)
@@ -114,7 +117,8 @@ TEST_CASE("frames per latent frame: 1 then 4; latent frames per video frame: 1 t
 
 TEST_CASE("the number of threads does not change a bit") {
   const config::VaeConfig config = small_config();
-  const Network decoder(decoder_blocks(config), noise_reader()), encoder(encoder_blocks(config), noise_reader());
+  const bool bf16 = GENERATE(false, true);
+  const Network decoder(decoder_blocks(config), noise_reader(bf16)), encoder(encoder_blocks(config), noise_reader(bf16));
   const std::vector<float> latent = test::normal(2 * 16 * 5 * 9, 3), video = test::normal(5 * 3 * 24 * 40, 4);
   set_thread_count(1);
   const std::vector<float> frames = run(decoder, latent, 2, 5, 9), moments = run(encoder, video, 5, 24, 40);

@@ -10,8 +10,6 @@
 #include <utility>
 
 #include "core/error.h"
-#include "core/threads.h"
-#include "kernels/elementwise.h"
 
 namespace sla2::kernels {
 
@@ -19,7 +17,6 @@ namespace {
 
 using dnnl::memory;
 
-constexpr int64_t kNarrowGrain = 1 << 16;
 constexpr int64_t kNominalSize = 64;  // rows and columns at which weights are packed first
 
 const dnnl::engine& cpu_engine() {
@@ -40,6 +37,8 @@ auto guarded(const char* what, const ConvGeometry& g, Function&& function) {
 }
 
 constexpr auto kF32 = memory::data_type::f32, kBf16 = memory::data_type::bf16;
+
+memory::data_type type_of(DType products) { return products == DType::kBF16 ? kBf16 : kF32; }
 
 memory::desc frame_desc(int64_t channels, int64_t height, int64_t width, int64_t block, memory::data_type type) {
   return {{1, channels, height, width}, type, block == 16 ? memory::format_tag::nChw16c : memory::format_tag::nChw8c};
@@ -97,17 +96,16 @@ struct PackedConv::Impl {
   int64_t block = 8;
   memory weights;
   std::optional<memory> bias;
-  std::shared_ptr<NarrowFrame> narrow;
-  [[nodiscard]] memory::data_type type() const { return narrow == nullptr ? kF32 : kBf16; }
+  DType products = DType::kF32;
+  [[nodiscard]] memory::data_type type() const { return type_of(products); }
 };
 
-PackedConv::PackedConv(const ConvGeometry& geometry, const float* weights, const float* bias, int64_t block,
-                       std::shared_ptr<NarrowFrame> narrow) {
+PackedConv::PackedConv(const ConvGeometry& geometry, const float* weights, const float* bias, int64_t block, DType products) {
   guarded("pack the weights of", geometry, [&] {
     auto impl = std::make_shared<Impl>();
     impl->geometry = geometry;
     impl->block = block;
-    impl->narrow = std::move(narrow);
+    impl->products = products;
     const memory::desc plain({geometry.out_channels, geometry.in_channels, geometry.kernel_h, geometry.kernel_w},
                              memory::data_type::f32, memory::format_tag::oihw);
     const auto described = describe(geometry, nominal_input(geometry, block), bias != nullptr, false, impl->type());
@@ -126,13 +124,14 @@ PackedConv::PackedConv(const ConvGeometry& geometry, const float* weights, const
 
 const ConvGeometry& PackedConv::geometry() const noexcept { return impl_->geometry; }
 int64_t PackedConv::block() const noexcept { return impl_->block; }
+DType PackedConv::products() const noexcept { return impl_->products; }
 uint64_t PackedConv::bytes() const noexcept {
   return impl_->weights.get_desc().get_size() + (impl_->bias ? impl_->bias->get_desc().get_size() : 0);
 }
 
-uint64_t PackedConv::bytes_for(const ConvGeometry& geometry, bool bias, int64_t block) {
+uint64_t PackedConv::bytes_for(const ConvGeometry& geometry, bool bias, int64_t block, DType products) {
   return guarded("size", geometry, [&] {
-    const auto described = describe(geometry, nominal_input(geometry, block), bias, false, kF32);
+    const auto described = describe(geometry, nominal_input(geometry, block), bias, false, type_of(products));
     return static_cast<uint64_t>(described.weights_desc().get_size() + (bias ? described.bias_desc().get_size() : 0));
   });
 }
@@ -144,19 +143,6 @@ struct Conv::Impl {
   dnnl::stream stream;
   std::array<std::optional<dnnl::convolution_forward>, 2> primitives;  // [accumulate], made when first used
   memory src, dst;
-
-  bf16_t* narrowed(const float* frame, NarrowFrame& target) const {
-    const int64_t count = input.elements();
-    if (target.values.size() < static_cast<size_t>(count)) {
-      target.values = {};
-      target.values = AlignedBuffer<bf16_t>(static_cast<size_t>(count));
-    }
-    bf16_t* const values = target.values.data();
-    parallel_ranges(count, kNarrowGrain, [&](int64_t begin, int64_t end, int) {
-      elementwise().narrow_bf16(frame + begin, values + begin, static_cast<size_t>(end - begin));
-    });
-    return values;
-  }
 
   const dnnl::convolution_forward& primitive(bool accumulate) {
     std::optional<dnnl::convolution_forward>& slot = primitives[accumulate ? 1 : 0];
@@ -195,16 +181,10 @@ Conv::~Conv() = default;
 Conv::Conv(Conv&&) noexcept = default;
 Conv& Conv::operator=(Conv&&) noexcept = default;
 
-void Conv::run(const float* src, float* dst, bool accumulate) {
+void Conv::run(const void* src, float* dst, bool accumulate) {
   guarded("run", impl_->packed.geometry(), [&] {
     const dnnl::convolution_forward& primitive = impl_->primitive(accumulate);
-    std::unique_lock<std::mutex> lock;
-    if (NarrowFrame* const narrow = impl_->packed.impl_->narrow.get(); narrow != nullptr) {
-      lock = std::unique_lock(narrow->busy);
-      impl_->src.set_data_handle(impl_->narrowed(src, *narrow), impl_->stream);
-    } else {
-      impl_->src.set_data_handle(const_cast<float*>(src), impl_->stream);
-    }
+    impl_->src.set_data_handle(const_cast<void*>(src), impl_->stream);  // read only
     impl_->dst.set_data_handle(dst, impl_->stream);
     std::unordered_map<int, memory> arguments{
         {DNNL_ARG_SRC, impl_->src}, {DNNL_ARG_WEIGHTS, impl_->weights}, {DNNL_ARG_DST, impl_->dst}};
@@ -214,6 +194,7 @@ void Conv::run(const float* src, float* dst, bool accumulate) {
   });
 }
 
+DType Conv::products() const noexcept { return impl_->packed.products(); }
 const FrameShape& Conv::input() const noexcept { return impl_->input; }
 const FrameShape& Conv::output() const noexcept { return impl_->output; }
 
