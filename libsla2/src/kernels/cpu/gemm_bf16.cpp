@@ -3,13 +3,10 @@
 // so that 64 columns of B (depth 64 pairs: 16 KB) stay in L1 while all rows pass.
 #include "kernels/gemm_bf16.h"
 
-#include "kernels/cpu/bf16_lanes.h"
+#include "kernels/cpu/bf16_vectors.h"
 
 namespace sla2::kernels::avx512_bf16 {
 namespace {
-
-constexpr int kRows = 4, kVecs = 4;
-constexpr int64_t kColumns = kVecs * kLanes;
 
 template <int rows_count, int vecs>
 void tile(const GemmBf16& g, int64_t row, int64_t column) {
@@ -28,7 +25,7 @@ void tile(const GemmBf16& g, int64_t row, int64_t column) {
     for (int v = 0; v < vecs; ++v) line[v] = load_pairs(b + v * 2 * kLanes);
 #pragma GCC unroll 8
     for (int r = 0; r < rows_count; ++r) {
-      const Pairs x = broadcast_pair(a + r * a_row);
+      const Pairs x = reinterpret_cast<Pairs>(broadcast_32(a + r * a_row));
 #pragma GCC unroll 8
       for (int v = 0; v < vecs; ++v) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], x, line[v]);
     }

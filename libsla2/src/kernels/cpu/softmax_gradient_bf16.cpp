@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Elementwise step of attention's backward, AVX-512 + bf16: two rows at a time become pairs.
-#include "kernels/cpu/bf16_lanes.h"
+#include "kernels/cpu/bf16_vectors.h"
 #include "kernels/softmax_gradient.h"
 
 namespace sla2::kernels::avx512_bf16 {
