@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // C door of the token orders in attention.h.
-#include "attention/token_order.h"
-
 #include <sla2/attention.h>
 
 #include "api/guard.h"
+#include "attention/attention.h"
 #include "core/core.h"
 
 using namespace sla2;  // NOLINT(google-build-using-namespace): definitions of C functions only

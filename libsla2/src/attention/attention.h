@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "attention/token_order.h"
 #include "core/core.h"
 
 namespace sla2::attention {
