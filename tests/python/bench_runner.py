@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """One Wan2.1-1.3B block against diffusers, synthetic weights, dense attention: seconds and memory.
 
-    python tests/python/bench_runner.py [--grid 5x16x16] [--layers 2] [--rounds 3] [--skip-fp32] [--linear-bits 8] [--json FILE]
+    python tests/python/bench_runner.py [--grid 5x16x16] [--layers 2] [--rounds 3] [--skip-fp32] [--linear-bits 8]
+                                         [--sparsity 0.9 --bits 8] [--json FILE]
 
 Ours and theirs take turns in processes of their own, so that a busy machine disturbs both alike. A round is one pass of theirs
-and one run of probe_dit; the figures are medians over all blocks of all rounds. 5x16x16 is 1,280 tokens, 5x36x36 is 6,480.
+and one run of probe_dit of each kind; the figures are medians over all blocks of all rounds. 5x16x16 is 1,280 tokens, 5x36x36 is 6,480,
+21x30x52 is 480p with 32,760.
 With --linear-bits 8 a row of ours with 8-bit Linears stands beside that in bf16, and both rows' errors against diffusers in fp32:
 a block with random weights at these sizes, and the velocity of the small model in presets/.
 """
@@ -89,7 +91,18 @@ class Theirs:
         return statistics.median(seconds for result in self.results for seconds in result["blocks"])
 
 
-def ours(program: Path, stored: str, bits: int, args: argparse.Namespace) -> dict:
+def variants(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Rows of ours beside diffusers' bf16: a name, and what probe_dit is told."""
+    found = {"bf16": []}
+    eight = {"8-bit": ["--linear-bits", "8"]} if args.linear_bits == 8 else {}
+    found |= eight
+    for sparsity in args.sparsity:
+        how = ["--sparsity", str(sparsity), "--bits", str(args.bits)]
+        found |= {f"{name} {sparsity:.0%}": [*words, *how] for name, words in {"bf16": [], **eight}.items()}
+    return found
+
+
+def ours(program: Path, stored: str, words: list[str], args: argparse.Namespace) -> dict:
     command = [
         str(program),
         "bench",
@@ -109,22 +122,21 @@ def ours(program: Path, stored: str, bits: int, args: argparse.Namespace) -> dic
         str(PROMPT_TOKENS),
         "--repeat",
         str(args.repeat),
-        "--linear-bits",
-        str(bits),
+        *words,
     ]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def compare(program: Path, theirs_in: str, stored: str, bit_counts: list[int], args: argparse.Namespace) -> list[dict]:
-    """One row for each number of bits of ours; all beside the same passes of theirs."""
+def compare(program: Path, theirs_in: str, stored: str, kinds: dict[str, list[str]], args: argparse.Namespace) -> list[dict]:
+    """One row for each kind of ours; all beside the same passes of theirs."""
     theirs = Theirs(theirs_in, args.grid, args.layers)
-    mine: dict[int, list[dict]] = {bits: [] for bits in bit_counts}
+    mine: dict[str, list[dict]] = {name: [] for name in kinds}
     for _ in range(args.rounds):
         theirs.run()
-        for bits in bit_counts:
-            mine[bits].append(ours(program, stored, bits, args))
+        for name, words in kinds.items():
+            mine[name].append(ours(program, stored, words, args))
     theirs.close()
-    return [row(theirs_in if bits == 16 else "8-bit", mine[bits], theirs) for bits in bit_counts]
+    return [row(name, results, theirs) for name, results in mine.items()]
 
 
 def row(name: str, mine: list[dict], theirs: Theirs) -> dict:
@@ -217,6 +229,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=2, help="passes of ours in a round")
     parser.add_argument("--skip-fp32", action="store_true", help="compare with diffusers in bf16 only")
     parser.add_argument("--linear-bits", type=int, choices=(16, 8), default=16, help="8: also ours with 8-bit Linears, and the errors")
+    parser.add_argument("--sparsity", type=float, nargs="*", default=[], help="also ours with sparse self-attention, at these sparsities")
+    parser.add_argument("--bits", type=int, choices=(16, 8), default=8, help="of sparse attention")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", choices=("bf16", "fp32"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -229,12 +243,12 @@ def main() -> None:
     bit_counts = [16, 8] if args.linear_bits == 8 else [16]
     rows = []
     for theirs_in, stored in pairs:
-        rows += compare(program, theirs_in, stored, bit_counts if theirs_in == "bf16" else [16], args)
+        rows += compare(program, theirs_in, stored, variants(args) if theirs_in == "bf16" else {theirs_in: []}, args)
     print(f"Wan2.1-1.3B block, {rows[0]['tokens']} tokens, {args.layers} layers, {rows[0]['threads']} threads, {rows[0]['isa']}")
-    print("stored   ours s/block (attention)   diffusers s/block   ratio   peak ours / theirs MiB   used ours / planned / theirs MiB")
+    print("stored      ours s/block (attention)   diffusers s/block   ratio   peak ours / theirs MiB   used ours / planned / theirs MiB")
     for row in rows:
         print(
-            f"{row['stored']:6}   {row['ours_s']:10.3f} ({row['ours_attention_s']:.3f})   {row['diffusers_s']:18.3f}   {row['ratio']:5.2f}"
+            f"{row['stored']:9}   {row['ours_s']:10.3f} ({row['ours_attention_s']:.3f})   {row['diffusers_s']:18.3f}   {row['ratio']:5.2f}"
             f"   {row['ours_peak'] / MIB:8.0f} / {row['diffusers_peak'] / MIB:.0f}"
             f"   {row['ours_used'] / MIB:12.0f} / {row['planned'] / MIB:.0f} / {row['diffusers_used'] / MIB:.0f}"
         )

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,23 @@ def find_library() -> Path:
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
 def test_links_lead_somewhere(target: str) -> None:
     assert (ROOT / target).exists(), target
+
+
+def test_the_lines_of_python_run_as_printed() -> None:
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code is not None and len(code.group(1).strip().splitlines()) == 6
+    package = build_dir() / "bindings"
+    if not any(package.glob("sla2/_sla2*")):
+        pytest.skip("built without Python bindings")
+    done = subprocess.run(
+        [sys.executable, "-c", code.group(1)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(package)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    promised = re.search(r"It prints `([^`]*)`", README)
+    assert promised is not None and done.stdout.strip() == promised.group(1)

@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sla2._attention import Attention, attention, clear_plans, route, token_order
     from sla2._sla2 import params
     from sla2.errors import (
         ArgumentError,
@@ -44,6 +45,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentError",
+    "Attention",
     "CancelledError",
     "DeviceError",
     "Error",
@@ -61,15 +63,22 @@ __all__ = [
     "UnsupportedError",
     "VersionError",
     "__version__",
+    "attention",
     "checkpoint_params",
+    "clear_plans",
     "info",
     "params",
+    "route",
     "system_info",
+    "token_order",
 ]
 
 # Loaded when first asked for: `import sla2` stays quick, and sla2.study works without the compiled part.
-_HOMES = {"params": "_sla2", "Generation": "generate", "Model": "generate", "checkpoint_params": "generate", "info": "generate",
-          "system_info": "generate"}  # fmt: skip
+_HOMES = {
+    "params": "_sla2",
+    **dict.fromkeys(("Attention", "attention", "clear_plans", "route", "token_order"), "_attention"),
+    **dict.fromkeys(("Generation", "Model", "checkpoint_params", "info", "system_info"), "generate"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -24,10 +24,18 @@ struct Options {
   std::string input, output, mode = "full", mix = "head_affine_lse", isa = "best", dtype = "f32", products = "f32";
   Config config;
   int threads = 0, repeats = 5;
+  bool route = false;
 };
 
+attention::Mode mode_of(const std::string& word) {
+  constexpr std::string_view kWords[] = {"full", "sla2", "sla1", "sparse_only", "linear_only", "l_plus_s", "pooled"};
+  const auto at = std::find(std::begin(kWords), std::end(kWords), word);
+  SLA2_CHECK(at != std::end(kWords), SLA2_E_ARGUMENT, "--mode {}: expected a mode's name, such as sla2", word);
+  return static_cast<attention::Mode>(at - std::begin(kWords) + 1);
+}
+
 std::unique_ptr<attention::Plan> make_plan(Options& o) {
-  o.config.mode = o.mode == "full" ? attention::Mode::kFull : attention::Mode::kSla2;
+  o.config.mode = mode_of(o.mode);
   o.config.mix = o.mix == "const" ? attention::Mix::kConst : attention::Mix::kHeadAffineLse;
   o.config.products = o.products == "bf16" ? DType::kBF16 : DType::kF32;
   set_thread_count(o.threads);
@@ -102,12 +110,20 @@ void bench(Options& o) {
   AlignedBuffer<std::byte> workspace(plan->workspace_bytes());
   const attention::MutableOperand target{out.data(), dtype, c.heads * c.query_tokens * c.head_dim, c.query_tokens * c.head_dim,
                                          c.head_dim};
+  attention::Forward call;
+  call.q = operand(q.data(), dtype, c, c.query_tokens);
+  call.k = operand(k.data(), dtype, c, c.key_tokens);
+  call.v = operand(v.data(), dtype, c, c.key_tokens);
+  call.out = target;
+  const auto rows = static_cast<size_t>(c.batch * c.heads * plan->query_blocks());
+  std::vector<int32_t> index(o.route ? rows * static_cast<size_t>(plan->max_kept()) : 0), count(o.route ? rows : 0);
+  attention::BlockList list{index.data(), count.data(), plan->max_kept()};
+  if (o.route) call.list = &list;
   std::vector<double> seconds, cpu_seconds;
   for (int i = 0; i <= o.repeats; ++i) {
     const auto start = std::chrono::steady_clock::now();
     const std::clock_t cpu_start = std::clock();
-    plan->forward(operand(q.data(), dtype, c, c.query_tokens), operand(k.data(), dtype, c, c.key_tokens),
-                  operand(v.data(), dtype, c, c.key_tokens), nullptr, workspace.data(), target);
+    o.route ? plan->route(call, workspace.data()) : plan->forward(call, workspace.data());
     const auto cpu = static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC;
     if (i == 0) continue;  // warms up
     seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
@@ -144,6 +160,7 @@ int main(int argc, char** argv) {
   time->add_option("--dim", o.config.head_dim);
   time->add_option("--repeats", o.repeats);
   time->add_option("--dtype", o.dtype);
+  time->add_flag("--route", o.route, "only choose the blocks");
   for (CLI::App* const sub : {run, time}) {
     sub->add_option("--mode", o.mode);
     sub->add_option("--mix", o.mix);
