@@ -222,6 +222,20 @@ def test_bf16_products_err_no_more_than_torchs(models, run_probe, tmp_path, monk
     assert relative(lowered, whole) <= 2 * relative(theirs, whole)
 
 
+@torch.no_grad()
+def test_bf16_encoding_errs_no_more_than_torchs(models, run_probe, tmp_path):
+    model, weights = models("base8")
+    video = torch.randn(1, 3, 9, 40, 56, generator=torch.Generator().manual_seed(12)).clamp(-1, 1)
+    mean, std = statistics(model)
+    whole = ((model.encode(video).latent_dist.mode() - mean) / std)[0]
+    bf16 = AutoencoderKLWan.from_config(model.config).eval()
+    bf16.load_state_dict(model.state_dict())
+    theirs = ((bf16.bfloat16().encode(video.bfloat16()).latent_dist.mode().float() - mean) / std)[0]
+    ours = ours_encode(run_probe, weights, video[0], tmp_path, "--precision", "bf16")
+    print(f"bf16 encode: ours {relative(ours, whole):.2e}, torch {relative(theirs, whole):.2e} from fp32")
+    assert relative(ours, whole) <= 2 * relative(theirs, whole)
+
+
 def test_threads_do_not_change_a_bit(models, run_probe, tmp_path):
     _, weights = models("base8")
     latent = torch.randn(16, 3, 7, 9, generator=torch.Generator().manual_seed(11))

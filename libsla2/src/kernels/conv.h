@@ -6,8 +6,10 @@
 // that a window of frames would need, on two cores.
 // Sources and weights are fp32 or bf16 (where has_fast_bf16()), sums and results fp32.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "core/dtype.h"
 #include "kernels/frame.h"
@@ -39,6 +41,9 @@ class PackedConv {
   /// bytes() of weights of this shape, without making them.
   [[nodiscard]] static uint64_t bytes_for(const ConvGeometry& geometry, bool bias, int64_t block = preferred_block(),
                                           DType products = DType::kF32);
+  /// Scratch of run() on frames of this size, with today's thread_count(); oneDNN left alone keeps as much per convolution.
+  [[nodiscard]] static uint64_t scratch_bytes(const ConvGeometry& geometry, int64_t height, int64_t width, bool bias,
+                                              int64_t block = preferred_block(), DType products = DType::kF32);
 
  private:
   friend class Conv;
@@ -54,7 +59,8 @@ class Conv {
   Conv(Conv&&) noexcept;
   Conv& operator=(Conv&&) noexcept;
   /// dst = (accumulate ? dst : 0) + conv(src) + bias; src holds elements of the type of the products.
-  void run(const void* src, float* dst, bool accumulate);
+  /// @param scratch PackedConv::scratch_bytes() of no fewer threads, 64-byte aligned; less of it throws INTERNAL
+  void run(const void* src, float* dst, bool accumulate, std::span<std::byte> scratch);
   [[nodiscard]] DType products() const noexcept;
   [[nodiscard]] const FrameShape& input() const noexcept;
   [[nodiscard]] const FrameShape& output() const noexcept;

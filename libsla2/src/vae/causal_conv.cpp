@@ -23,9 +23,12 @@ constexpr int kPointDepth = kCausalTaps;
 
 WinogradGeometry causal_geometry(int64_t in, int64_t out) { return {in, out, kCausalTaps, kernels::WinogradForm::kSame}; }
 
-uint64_t tap_bytes(const ConvGeometry& geometry, const Format& format) {
-  return 2 * PackedConv::bytes_for(geometry, false, format.block, format.products) +
-         PackedConv::bytes_for(geometry, true, format.block, format.products);
+BlockCost taps_cost(const ConvGeometry& geometry, int64_t height, int64_t width, const Format& format) {
+  BlockCost cost = direct_cost(geometry, height, width, format);
+  cost.weight_bytes += 2 * PackedConv::bytes_for(geometry, false, format.block, format.products);
+  cost.scratch_bytes =
+      std::max(cost.scratch_bytes, PackedConv::scratch_bytes(geometry, height, width, false, format.block, format.products));
+  return cost;
 }
 
 }  // namespace
@@ -60,17 +63,19 @@ TapConvs::TapConvs(const CausalTaps& taps, int64_t height, int64_t width) {
   for (const PackedConv& tap : taps) convs_.emplace_back(tap, height, width);
 }
 
-bool TapConvs::run_past(const FrameRing& ring, float* dst, bool accumulate) {
+bool TapConvs::run_past(const FrameRing& ring, float* dst, bool accumulate, Workspace& workspace) {
   for (int back = kCausalTaps - 1; back >= 1; --back) {
     const void* frame = ring.past(back);
     if (frame == nullptr) continue;
-    convs_[static_cast<size_t>(kCausalTaps - 1 - back)].run(frame, dst, accumulate);
+    convs_[static_cast<size_t>(kCausalTaps - 1 - back)].run(frame, dst, accumulate, workspace.scratch.span());
     accumulate = true;
   }
   return accumulate;
 }
 
-void TapConvs::run_newest(const void* newest, float* dst, bool accumulate) { convs_.back().run(newest, dst, accumulate); }
+void TapConvs::run_newest(const void* newest, float* dst, bool accumulate, Workspace& workspace) {
+  convs_.back().run(newest, dst, accumulate, workspace.scratch.span());
+}
 
 CausalWeights read_causal(const WeightReader& reader, const std::string& name, int64_t in, int64_t out) {
   if (reader.format().narrow()) return reader.winograd(name, causal_geometry(in, out));
@@ -99,9 +104,9 @@ void CausalConv::push(const float* x, const float* gamma, float* dst, bool accum
     }
   };
   if (auto* taps = std::get_if<TapConvs>(&convs_)) {
-    const bool holds = taps->run_past(ring_, dst, accumulate);
+    const bool holds = taps->run_past(ring_, dst, accumulate, workspace);
     write();
-    taps->run_newest(ring_.slot(), dst, holds);
+    taps->run_newest(ring_.slot(), dst, holds, workspace);
   } else {
     write();
     std::array<const bf16_t*, kCausalTaps> frames{};
@@ -109,7 +114,7 @@ void CausalConv::push(const float* x, const float* gamma, float* dst, bool accum
     for (int back = kCausalTaps - 1; back >= 0; --back)
       if (const void* frame = ring_.past(back); frame != nullptr) frames[count++] = static_cast<const bf16_t*>(frame);
     const PackedWinograd& points = *std::get<const PackedWinograd*>(convs_);
-    points.run(std::span(frames.data(), count), height_, width_, dst, accumulate, workspace.points_for(points, height_, width_));
+    points.run(std::span(frames.data(), count), height_, width_, dst, accumulate, workspace.scratch_for(points, height_, width_));
   }
   ring_.advance();
 }
@@ -122,16 +127,25 @@ BlockCost causal_cost(int64_t in, int64_t out, int64_t height, int64_t width, co
     const WinogradGeometry geometry = causal_geometry(in, out);
     cost.weight_bytes = PackedWinograd::bytes_for(geometry);
     cost.state_bytes = FrameRing::bytes(input, kPointDepth, DType::kBF16);
-    cost.points_bytes = PackedWinograd::scratch_bytes(geometry, height, width);
+    cost.scratch_bytes = PackedWinograd::scratch_bytes(geometry, height, width);
   } else {
-    cost.weight_bytes = tap_bytes(ConvGeometry::same(in, out, kKernel), format);
+    const BlockCost taps = taps_cost(ConvGeometry::same(in, out, kKernel), height, width, format);
+    cost.weight_bytes = taps.weight_bytes;
+    cost.scratch_bytes = taps.scratch_bytes;
     cost.state_bytes = FrameRing::bytes(input, kTapDepth, DType::kF32);
   }
   return cost;
 }
 
-uint64_t time_weight_bytes(int64_t in, int64_t out, const Format& format) {
-  return tap_bytes(ConvGeometry::same(in, out, 1), format);
+BlockCost time_cost(int64_t in, int64_t out, int64_t height, int64_t width, const Format& format) {
+  return taps_cost(ConvGeometry::same(in, out, 1), height, width, format);
+}
+
+BlockCost direct_cost(const ConvGeometry& geometry, int64_t height, int64_t width, const Format& format) {
+  BlockCost cost;
+  cost.weight_bytes = PackedConv::bytes_for(geometry, true, format.block, format.products);
+  cost.scratch_bytes = PackedConv::scratch_bytes(geometry, height, width, true, format.block, format.products);
+  return cost;
 }
 
 }  // namespace sla2::vae

@@ -47,9 +47,9 @@ class TapConvs {
  public:
   TapConvs(const CausalTaps& taps, int64_t height, int64_t width);
   /// dst (+)= the taps on past(2) and past(1), as far as there are such frames. @return whether dst holds something.
-  bool run_past(const FrameRing& ring, float* dst, bool accumulate);
+  bool run_past(const FrameRing& ring, float* dst, bool accumulate, Workspace& workspace);
   /// dst (+)= the tap on the newest frame, and the bias.
-  void run_newest(const void* newest, float* dst, bool accumulate);
+  void run_newest(const void* newest, float* dst, bool accumulate, Workspace& workspace);
   [[nodiscard]] const kernels::FrameShape& input() const noexcept { return convs_.back().input(); }
   [[nodiscard]] DType products() const noexcept { return convs_.back().products(); }
 
@@ -76,7 +76,9 @@ class CausalConv {
 
 /// Weights, ring and scratch of a causal 3x3x3 convolution.
 BlockCost causal_cost(int64_t in, int64_t out, int64_t height, int64_t width, const Format& format);
-/// Bytes of three 1x1 taps' weights.
-uint64_t time_weight_bytes(int64_t in, int64_t out, const Format& format);
+/// Weights and scratch of three 1x1 taps.
+BlockCost time_cost(int64_t in, int64_t out, int64_t height, int64_t width, const Format& format);
+/// The same of one direct convolution with a bias.
+BlockCost direct_cost(const kernels::ConvGeometry& geometry, int64_t height, int64_t width, const Format& format);
 
 }  // namespace sla2::vae

@@ -20,7 +20,7 @@ class PointwiseStage final : public Stage {
   PointwiseStage(const PackedConv& weights, int64_t height, int64_t width) : conv_(weights, height, width) {}
   void push(Workspace& workspace, const Next& next) override {
     const void* source = workspace.source(conv_.input(), workspace.x.data(), conv_.products());
-    conv_.run(source, workspace.y.data(), false);
+    conv_.run(source, workspace.y.data(), false, workspace.scratch.span());
     std::swap(workspace.x, workspace.y);
     next();
   }
@@ -88,8 +88,7 @@ std::unique_ptr<Block> load_head(const WeightReader& reader, const BlockSpec& sp
 
 BlockCost pointwise_cost(const BlockSpec& spec, int64_t height, int64_t width, const Format& format) {
   const FrameShape in{spec.in, height, width, format.block}, out{spec.out, height, width, format.block};
-  BlockCost cost;
-  cost.weight_bytes = PackedConv::bytes_for(ConvGeometry::same(spec.in, spec.out, 1), true, format.block, format.products);
+  BlockCost cost = direct_cost(ConvGeometry::same(spec.in, spec.out, 1), height, width, format);
   cost.frame_elements = std::max(in.elements(), out.elements());
   if (format.narrow()) cost.narrow_elements = in.elements();
   return cost;

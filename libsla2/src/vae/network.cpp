@@ -41,7 +41,7 @@ BlockCost& BlockCost::operator+=(const BlockCost& other) noexcept {
   frame_elements = std::max(frame_elements, other.frame_elements);
   side_elements = std::max(side_elements, other.side_elements);
   narrow_elements = std::max(narrow_elements, other.narrow_elements);
-  points_bytes = std::max(points_bytes, other.points_bytes);
+  scratch_bytes = std::max(scratch_bytes, other.scratch_bytes);
   return *this;
 }
 
@@ -51,13 +51,13 @@ const void* Workspace::source(const kernels::FrameShape& shape, const float* fra
   return narrow.data();
 }
 
-std::byte* Workspace::points_for(const kernels::PackedWinograd& weights, int64_t height, int64_t width) {
+std::byte* Workspace::scratch_for(const kernels::PackedWinograd& weights, int64_t height, int64_t width) {
   const uint64_t bytes = kernels::PackedWinograd::scratch_bytes(weights.geometry(), height, width);
-  SLA2_CHECK(bytes <= points.size(), SLA2_E_INTERNAL,
+  SLA2_CHECK(bytes <= scratch.size(), SLA2_E_INTERNAL,
              "VAE: a convolution of {}x{} needs {} bytes of scratch, planned were {}: the number of threads must not grow "
              "while a stream runs",
-             width, height, bytes, points.size());
-  return points.data();
+             width, height, bytes, scratch.size());
+  return scratch.data();
 }
 
 BlockCost total_cost(const std::vector<BlockSpec>& blocks, int64_t height, int64_t width, const Format& format) {
@@ -70,7 +70,7 @@ BlockCost total_cost(const std::vector<BlockSpec>& blocks, int64_t height, int64
 
 uint64_t stream_bytes(const BlockCost& total) {
   return total.state_bytes + static_cast<uint64_t>(2 * total.frame_elements + total.side_elements) * sizeof(float) +
-         static_cast<uint64_t>(total.narrow_elements) * sizeof(bf16_t) + total.points_bytes;
+         static_cast<uint64_t>(total.narrow_elements) * sizeof(bf16_t) + total.scratch_bytes;
 }
 
 Network::Network(std::vector<BlockSpec> specs, const WeightReader& reader) : specs_(std::move(specs)), format_(reader.format()) {
@@ -85,7 +85,7 @@ Stream::Stream(const Network& network, int64_t height, int64_t width) : network_
   workspace_.y = AlignedBuffer<float>(static_cast<size_t>(total.frame_elements));
   workspace_.side = AlignedBuffer<float>(static_cast<size_t>(total.side_elements));
   workspace_.narrow = AlignedBuffer<bf16_t>(static_cast<size_t>(total.narrow_elements));
-  workspace_.points = AlignedBuffer<std::byte>(total.points_bytes);
+  workspace_.scratch = AlignedBuffer<std::byte>(total.scratch_bytes);
   const auto scaled = [](int64_t size, const BlockSpec& spec) { return size * spec.numerator / spec.denominator; };
   for (size_t i = 0; i < specs.size(); ++i)
     stages_.push_back(network.block(i).start(scaled(height, specs[i]), scaled(width, specs[i])));

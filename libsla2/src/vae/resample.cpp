@@ -87,8 +87,8 @@ class UpsampleStage final : public Stage {
     }
     ring_->write(workspace.x.data());
     for (TapConvs& half : halves_) {
-      const bool holds = half.run_past(*ring_, workspace.x.data(), false);
-      half.run_newest(ring_->slot(), workspace.x.data(), holds);
+      const bool holds = half.run_past(*ring_, workspace.x.data(), false, workspace);
+      half.run_newest(ring_->slot(), workspace.x.data(), holds, workspace);
       upsample(workspace);
       next();
     }
@@ -102,14 +102,14 @@ class UpsampleStage final : public Stage {
       const void* source = workspace.source(input_, workspace.x.data(), DType::kBF16);
       const std::array frames{static_cast<const bf16_t*>(source)};
       points_->run(frames, input_.height, input_.width, workspace.y.data(), false,
-                   workspace.points_for(*points_, input_.height, input_.width));
+                   workspace.scratch_for(*points_, input_.height, input_.width));
       std::swap(workspace.x, workspace.y);
       return;
     }
     for (int row = 0; row < kPhases; ++row)
       for (int column = 0; column < kPhases; ++column) {
         Conv& phase = phases_[static_cast<size_t>(row) * kPhases + static_cast<size_t>(column)];
-        phase.run(workspace.x.data(), workspace.side.data(), false);
+        phase.run(workspace.x.data(), workspace.side.data(), false, workspace.scratch.span());
         kernels::scatter_phase(phase.output(), workspace.side.data(), row, column, workspace.y.data());
       }
     std::swap(workspace.x, workspace.y);
@@ -163,7 +163,8 @@ class DownsampleStage final : public Stage {
   }
 
   void push(Workspace& workspace, const Next& next) override {
-    space_.run(workspace.source(space_.input(), workspace.x.data(), space_.products()), workspace.y.data(), false);
+    space_.run(workspace.source(space_.input(), workspace.x.data(), space_.products()), workspace.y.data(), false,
+               workspace.scratch.span());
     std::swap(workspace.x, workspace.y);
     if (!time_) {
       next();
@@ -173,8 +174,8 @@ class DownsampleStage final : public Stage {
     ring_->write(workspace.x.data());
     const int64_t index = ring_->count();
     if (index > 0 && index % 2 == 0) {
-      const bool holds = time_->run_past(*ring_, workspace.x.data(), false);
-      time_->run_newest(ring_->slot(), workspace.x.data(), holds);
+      const bool holds = time_->run_past(*ring_, workspace.x.data(), false, workspace);
+      time_->run_newest(ring_->slot(), workspace.x.data(), holds, workspace);
     }
     ring_->advance();
     if (index % 2 == 0) next();
@@ -217,13 +218,14 @@ BlockCost upsample_cost(const BlockSpec& spec, int64_t height, int64_t width, co
   if (format.narrow()) {
     cost.weight_bytes = PackedWinograd::bytes_for(doubled(spec.in, spec.out));
     cost.narrow_elements = in.elements();
-    cost.points_bytes = PackedWinograd::scratch_bytes(doubled(spec.in, spec.out), height, width);
+    cost.scratch_bytes = PackedWinograd::scratch_bytes(doubled(spec.in, spec.out), height, width);
   } else {
-    cost.weight_bytes = kPhases * kPhases * PackedConv::bytes_for(phase_geometry(spec.in, spec.out, 0, 0), true, format.block);
+    for (int phase_index = 0; phase_index < kPhases * kPhases; ++phase_index)
+      cost += direct_cost(phase_geometry(spec.in, spec.out, phase_index / kPhases, phase_index % kPhases), height, width, format);
     cost.side_elements = phase.elements();
   }
   if (spec.kind == BlockKind::kUpsample3d) {
-    cost.weight_bytes += 2 * time_weight_bytes(spec.in, spec.in, format);
+    for (int half = 0; half < 2; ++half) cost += time_cost(spec.in, spec.in, height, width, format);
     cost.state_bytes = FrameRing::bytes(in, kTimeRingDepth, format.products);
   }
   return cost;
@@ -231,13 +233,13 @@ BlockCost upsample_cost(const BlockSpec& spec, int64_t height, int64_t width, co
 
 BlockCost downsample_cost(const BlockSpec& spec, int64_t height, int64_t width, const Format& format) {
   const FrameShape in{spec.in, height, width, format.block};
-  BlockCost cost;
-  cost.weight_bytes = PackedConv::bytes_for(halving(spec.in), true, format.block, format.products);
+  BlockCost cost = direct_cost(halving(spec.in), height, width, format);
   cost.frame_elements = in.elements();
   if (format.narrow()) cost.narrow_elements = in.elements();
   if (spec.kind == BlockKind::kDownsample3d) {
-    cost.weight_bytes += time_weight_bytes(spec.in, spec.in, format);
-    cost.state_bytes = FrameRing::bytes(halving(spec.in).output(in), kTimeRingDepth, format.products);
+    const FrameShape half = halving(spec.in).output(in);
+    cost += time_cost(spec.in, spec.in, half.height, half.width, format);
+    cost.state_bytes = FrameRing::bytes(half, kTimeRingDepth, format.products);
   }
   return cost;
 }

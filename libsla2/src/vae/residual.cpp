@@ -35,7 +35,7 @@ class ResidualStage final : public Stage {
     float* sum = x;
     if (shortcut_) {
       sum = workspace.side.data();
-      shortcut_->run(workspace.source(shortcut_->input(), x, shortcut_->products()), sum, false);
+      shortcut_->run(workspace.source(shortcut_->input(), x, shortcut_->products()), sum, false, workspace.scratch.span());
     }
     conv2_.push(hidden, weights_.gamma2.data(), sum, true, workspace);
     if (shortcut_) kernels::copy_frame(shortcut_->output(), sum, x);  // side is smaller than x in general: no swap
@@ -78,7 +78,7 @@ BlockCost residual_cost(const BlockSpec& spec, int64_t height, int64_t width, co
   cost += causal_cost(spec.out, spec.out, height, width, format);
   if (spec.in != spec.out) {
     const FrameShape in{spec.in, height, width, format.block}, out{spec.out, height, width, format.block};
-    cost.weight_bytes += PackedConv::bytes_for(ConvGeometry::same(spec.in, spec.out, 1), true, format.block, format.products);
+    cost += direct_cost(ConvGeometry::same(spec.in, spec.out, 1), height, width, format);
     cost.side_elements = out.elements();
     if (format.narrow()) cost.narrow_elements = in.elements();
   }

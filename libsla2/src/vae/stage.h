@@ -17,16 +17,16 @@ namespace sla2::vae {
 
 /// Scratch shared by all stages of a stream; nothing in it outlives one push except x.
 struct Workspace {
-  AlignedBuffer<float> x;           ///< the frame in flight
-  AlignedBuffer<float> y;           ///< a second one of the same size
-  AlignedBuffer<float> side;        ///< smaller pieces: shortcut, upsampling phase, attention rows
-  AlignedBuffer<bf16_t> narrow;     ///< a frame rounded for bf16 products
-  AlignedBuffer<std::byte> points;  ///< of Winograd convolutions, for every thread
+  AlignedBuffer<float> x;            ///< the frame in flight
+  AlignedBuffer<float> y;            ///< a second one of the same size
+  AlignedBuffer<float> side;         ///< smaller pieces: shortcut, upsampling phase, attention rows
+  AlignedBuffer<bf16_t> narrow;      ///< a frame rounded for bf16 products
+  AlignedBuffer<std::byte> scratch;  ///< of the convolution that runs, for every thread
 
   /// A frame as products of this type want it: itself, or rounded into `narrow`.
   const void* source(const kernels::FrameShape& shape, const float* frame, DType products);
   /// Scratch of a Winograd convolution; throws INTERNAL if the plan did not foresee it.
-  std::byte* points_for(const kernels::PackedWinograd& weights, int64_t height, int64_t width);
+  std::byte* scratch_for(const kernels::PackedWinograd& weights, int64_t height, int64_t width);
 };
 
 using Next = std::function<void()>;
@@ -51,7 +51,7 @@ struct BlockCost {
   int64_t frame_elements = 0;   ///< of Workspace::x and ::y
   int64_t side_elements = 0;    ///< of Workspace::side
   int64_t narrow_elements = 0;  ///< of Workspace::narrow
-  uint64_t points_bytes = 0;    ///< of Workspace::points
+  uint64_t scratch_bytes = 0;   ///< of Workspace::scratch
 
   /// What follows in the same stream: weights and states add up, the workspace is shared.
   BlockCost& operator+=(const BlockCost& other) noexcept;

@@ -55,6 +55,8 @@ void bench_conv(const Shape& shape) {
   convert_to_bf16(frame.data(), narrow.data(), frame.size());
   std::vector<float> result(static_cast<size_t>(out.elements()));
 
+  AlignedBuffer<std::byte> direct_scratch(
+      PackedConv::scratch_bytes(geometry, shape.size, shape.size, true, kWinogradBlock, DType::kBF16));
   std::vector<Conv> taps;
   for (int tap = 0; tap < kFrames; ++tap)
     taps.emplace_back(PackedConv(geometry, weights.data() + tap * geometry.weight_count(), tap == 2 ? bias.data() : nullptr,
@@ -68,7 +70,8 @@ void bench_conv(const Shape& shape) {
   std::vector<double> direct, fewer;
   for (int repeat = 0; repeat <= kRepeats; ++repeat) {  // the first one warms up
     const double a = seconds([&] {
-      for (int tap = 0; tap < kFrames; ++tap) taps[static_cast<size_t>(tap)].run(narrow.data(), result.data(), tap > 0);
+      for (int tap = 0; tap < kFrames; ++tap)
+        taps[static_cast<size_t>(tap)].run(narrow.data(), result.data(), tap > 0, direct_scratch.span());
     });
     const double b = seconds([&] { packed.run(sources, shape.size, shape.size, result.data(), false, scratch.data()); });
     if (repeat == 0) continue;

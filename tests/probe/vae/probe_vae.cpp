@@ -110,8 +110,10 @@ void bench(const Arguments& a) {
   decoder->decode(latent, {precision_of(a.precision), a.tile, a.overlap}, CancelToken(),
                   [&](const vae::FrameChunk& chunk) { frames += chunk.count; });
   const double cpu_seconds = static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC;
-  fmt::print("{{\"seconds\": {:.4f}, \"cpu_seconds\": {:.4f}, \"load_seconds\": {:.4f}, \"frames\": {}, \"peak_bytes\": {}, \"plan_bytes\": {}}}\n",
-             seconds_since(start), cpu_seconds, load_seconds, frames, peak_resident_bytes(), plan.weight_bytes + plan.activation_bytes);
+  fmt::print(
+      "{{\"seconds\": {:.4f}, \"cpu_seconds\": {:.4f}, \"load_seconds\": {:.4f}, \"frames\": {}, \"peak_bytes\": {}, "
+      "\"plan_bytes\": {}}}\n",
+      seconds_since(start), cpu_seconds, load_seconds, frames, peak_resident_bytes(), plan.weight_bytes + plan.activation_bytes);
 }
 
 }  // namespace

@@ -47,8 +47,9 @@ TEST_CASE("convolution equals the formula for every geometry of the VAE") {
   const std::vector<float> weights = test::normal(geometry.weight_count(), 1), bias = test::normal(out, 2);
   const std::vector<float> src = random_frame(input, 3);
   std::vector<float> ours = random_frame(output, 4), expected = ours;
+  AlignedBuffer<std::byte> scratch(PackedConv::scratch_bytes(geometry, input.height, input.width, true, block));
   Conv(PackedConv(geometry, weights.data(), bias.data(), block), input.height, input.width)
-      .run(src.data(), ours.data(), accumulate);
+      .run(src.data(), ours.data(), accumulate, scratch.span());
   ref::conv(geometry, input, weights.data(), bias.data(), src.data(), expected.data(), accumulate);
   CHECK(worst(ours, expected) < 1e-6);
 }
@@ -73,8 +74,9 @@ TEST_CASE("bf16 convolution equals the formula on rounded numbers") {
   std::vector<float> ours = random_frame(output, 4), expected = ours;
   std::vector<bf16_t> narrow(src.size());
   narrow_frame(input, src.data(), narrow.data());
+  AlignedBuffer<std::byte> scratch(PackedConv::scratch_bytes(geometry, input.height, input.width, true, 16, DType::kBF16));
   Conv(PackedConv(geometry, weights.data(), bias.data(), 16, DType::kBF16), input.height, input.width)
-      .run(narrow.data(), ours.data(), accumulate);
+      .run(narrow.data(), ours.data(), accumulate, scratch.span());
   for (std::vector<float>* values : {&weights, &src})
     for (float& value : *values) value = bf16_to_f32(f32_to_bf16(value));
   ref::conv(geometry, input, weights.data(), bias.data(), src.data(), expected.data(), accumulate);

@@ -65,6 +65,7 @@ TEST_CASE("a causal convolution frame by frame equals the formula on the whole c
   const kernels::FrameShape in{kIn, kHeight, kWidth, 8};
   std::vector<float> input(static_cast<size_t>(in.elements()));
   Workspace workspace;
+  workspace.scratch = AlignedBuffer<std::byte>(causal_cost(kIn, kOut, kHeight, kWidth, reader.format()).scratch_bytes);
   const kernels::FrameShape out{kOut, kHeight, kWidth, 8};
   std::vector<float> frame(static_cast<size_t>(out.elements())), planar(kOut * kPlane);
   for (int64_t t = 0; t < kFrames; ++t) {

@@ -3,6 +3,7 @@
 // weights' layout is asked of oneDNN at a nominal size and asked again at the real one.
 #include "kernels/conv.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <oneapi/dnnl/dnnl.hpp>
@@ -53,6 +54,7 @@ dnnl::convolution_forward::primitive_desc describe(const ConvGeometry& g, const 
   const memory::desc bias_desc =
       bias ? memory::desc({g.out_channels}, memory::data_type::f32, memory::format_tag::a) : memory::desc();
   dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   if (accumulate) {
     dnnl::post_ops post;
     post.append_sum(1.0F);
@@ -136,16 +138,32 @@ uint64_t PackedConv::bytes_for(const ConvGeometry& geometry, bool bias, int64_t 
   });
 }
 
+uint64_t PackedConv::scratch_bytes(const ConvGeometry& geometry, int64_t height, int64_t width, bool bias, int64_t block,
+                                   DType products) {
+  return guarded("size", geometry, [&] {
+    size_t most = 0;
+    for (const bool accumulate : {false, true})
+      most = std::max(most, describe(geometry, {geometry.in_channels, height, width, block}, bias, accumulate, type_of(products))
+                                .scratchpad_desc()
+                                .get_size());
+    return static_cast<uint64_t>(most);
+  });
+}
+
 struct Conv::Impl {
   PackedConv packed;
   FrameShape input, output;
   memory weights;  // the packed ones, or a copy where this size asks for another order
   dnnl::stream stream;
-  std::array<std::optional<dnnl::convolution_forward>, 2> primitives;  // [accumulate], made when first used
+  struct Primitive {
+    dnnl::convolution_forward run;
+    memory::desc scratch;
+  };
+  std::array<std::optional<Primitive>, 2> primitives;  // [accumulate], made when first used
   memory src, dst;
 
-  const dnnl::convolution_forward& primitive(bool accumulate) {
-    std::optional<dnnl::convolution_forward>& slot = primitives[accumulate ? 1 : 0];
+  const Primitive& primitive(bool accumulate) {
+    std::optional<Primitive>& slot = primitives[accumulate ? 1 : 0];
     if (!slot) {
       const auto described = describe(packed.geometry(), input, packed.impl_->bias.has_value(), accumulate, packed.impl_->type());
       if (described.weights_desc() != weights.get_desc()) {
@@ -156,7 +174,7 @@ struct Conv::Impl {
         weights = other;
         primitives = {};
       }
-      slot.emplace(described);
+      slot.emplace(Primitive{dnnl::convolution_forward(described), described.scratchpad_desc()});
     }
     return *slot;
   }
@@ -181,15 +199,20 @@ Conv::~Conv() = default;
 Conv::Conv(Conv&&) noexcept = default;
 Conv& Conv::operator=(Conv&&) noexcept = default;
 
-void Conv::run(const void* src, float* dst, bool accumulate) {
+void Conv::run(const void* src, float* dst, bool accumulate, std::span<std::byte> scratch) {
   guarded("run", impl_->packed.geometry(), [&] {
-    const dnnl::convolution_forward& primitive = impl_->primitive(accumulate);
+    const Impl::Primitive& primitive = impl_->primitive(accumulate);
+    SLA2_CHECK(primitive.scratch.get_size() <= scratch.size(), SLA2_E_INTERNAL,
+               "a convolution needs {} bytes of scratch, got {}: the number of threads must not grow while a stream runs",
+               primitive.scratch.get_size(), scratch.size());
     impl_->src.set_data_handle(const_cast<void*>(src), impl_->stream);  // read only
     impl_->dst.set_data_handle(dst, impl_->stream);
     std::unordered_map<int, memory> arguments{
         {DNNL_ARG_SRC, impl_->src}, {DNNL_ARG_WEIGHTS, impl_->weights}, {DNNL_ARG_DST, impl_->dst}};
     if (impl_->packed.impl_->bias) arguments.emplace(DNNL_ARG_BIAS, *impl_->packed.impl_->bias);
-    primitive.execute(impl_->stream, arguments);
+    if (primitive.scratch.get_size() > 0)
+      arguments.emplace(DNNL_ARG_SCRATCHPAD, memory(primitive.scratch, cpu_engine(), scratch.data()));
+    primitive.run.execute(impl_->stream, arguments);
     impl_->stream.wait();
   });
 }
