@@ -314,6 +314,19 @@ def test_sparse_policy_by_layer(run_dit, tmp_path):
     assert relative(kept_all["velocity"], dense["velocity"]) < 1e-4
 
 
+@pytest.mark.parametrize("order", ["tiles", "hilbert"])
+@pytest.mark.parametrize("grid", [(5, 9, 7), (1, 6, 8)])
+def test_token_order_changes_nothing_but_sparsity(run_dit, tmp_path, grid, order):
+    """Attention does not care about the order of tokens once RoPE knows their places; which blocks are kept does."""
+    model = make_model()
+    path = save_model(model, tmp_path / "m.safetensors")
+    inputs = make_input(grid)
+    check(
+        {"velocity": run_dit(path, inputs, "--token-order", order)[0]["velocity"]},
+        {"velocity": reference(model, inputs, TEXT_LEN)["velocity"]},
+    )
+
+
 def test_nan_in_a_weight_names_the_block(run_dit, tmp_path):
     model = make_model()
     with torch.no_grad():

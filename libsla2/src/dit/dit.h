@@ -34,7 +34,8 @@ struct LayerAttention {
 
 struct Options {
   Precision precision = Precision::kAuto;
-  int linear_bits = 16;     ///< 8: the blocks' Linears in whole bytes (W8A8), scales per token and channel; the rest as precision
+  int linear_bits = 16;  ///< 8: the blocks' Linears in whole bytes (W8A8), scales per token and channel; the rest as precision
+  attention::Order token_order = attention::Order::kRaster;  ///< of tokens in the blocks: what a block of keys stands for
   int64_t token_chunk = 0;  ///< rows at a time in QKV and FFN, so that only attention sees whole-sequence tensors; 0: see plan.h
   /// For tests: called after each block with x [tokens, dim]; block -1 is the patch embedding.
   std::function<void(int64_t block, std::span<const float> x)> on_block{};

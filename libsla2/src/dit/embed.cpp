@@ -3,6 +3,7 @@
 // block and of the head; the sinusoid in fp64, the rest as the model's Linears.
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "dit/model.h"
 #include "kernels/elementwise.h"
@@ -70,6 +71,23 @@ void embed_patches(const kernels::PackedLinear& patch, const latent::Latent& inp
   for (int64_t row = 0; row < work.tokens; row += work.chunk)
     patch.forward(work.tokens_in + row * patch.in(), std::min(work.chunk, work.tokens - row), patch.in(), work.x + row * c.dim,
                   c.dim, {}, work.scratch);
+  if (work.place != nullptr) permute_rows(work.x, work.tokens, c.dim, work.rope.order);
+}
+
+void permute_rows(float* x, int64_t rows, int64_t width, const int32_t* order) {
+  std::vector<bool> done(static_cast<size_t>(rows));
+  std::vector<float> first(static_cast<size_t>(width));
+  for (int64_t start = 0; start < rows; ++start) {  // along each cycle, every row moves once
+    if (done[static_cast<size_t>(start)]) continue;
+    std::copy_n(x + start * width, width, first.begin());
+    int64_t at = start;
+    for (int64_t from = order[at]; from != start; at = from, from = order[at]) {
+      std::copy_n(x + from * width, width, x + at * width);
+      done[static_cast<size_t>(at)] = true;
+    }
+    std::copy_n(first.begin(), width, x + at * width);
+    done[static_cast<size_t>(at)] = true;
+  }
 }
 
 }  // namespace sla2::dit

@@ -15,6 +15,7 @@ void run_head(const kernels::PackedLinear& head, const config::DitConfig& c, con
     kernels::layer_norm(work.x + row * c.dim, c.dim, scale, shift, static_cast<float>(c.eps), work.head_norm, c.dim, rows, c.dim);
     head.forward(work.head_norm, rows, c.dim, work.tokens_out + row * head.out(), head.out(), {}, work.scratch);
   }
+  if (work.place != nullptr) permute_rows(work.tokens_out, work.tokens, head.out(), work.place);
   latent::unpatchify({work.tokens_out, static_cast<size_t>(work.tokens * head.out())}, velocity);
 }
 

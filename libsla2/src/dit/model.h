@@ -55,8 +55,11 @@ struct Workspace {
   void* scratch;
   void* attention;
   int64_t tokens, chunk;
-  kernels::RopeGrid rope;
+  kernels::RopeGrid rope;          ///< its `order` is that of all rows of tokens
+  const int32_t* place = nullptr;  ///< [tokens] the inverse of rope.order; null: t, h, w order
 };
+/// x [rows, width] := its rows order[0], order[1], …; in place.
+void permute_rows(float* x, int64_t rows, int64_t width, const int32_t* order);
 
 struct BlockTimes {
   double attention_seconds = 0;

@@ -2,7 +2,7 @@
 // The whole model: load, one arena per grid, one pass through all blocks with cancel, times and the hunt for NaN.
 #include <chrono>
 #include <map>
-#include <tuple>
+#include <vector>
 
 #include "dit/model.h"
 #include "kernels/elementwise.h"
@@ -10,6 +10,8 @@
 namespace sla2::dit {
 
 namespace {
+
+constexpr int64_t kTile = 4;  // of token order "tiles": 64 tokens, one block of keys
 
 class LoadedDit final : public Dit {
  public:
@@ -53,6 +55,7 @@ class LoadedDit final : public Dit {
  private:
   attention::Plan& self_plan(const LayerAttention& layer);
   attention::Plan& cross_plan(int64_t keys);
+  void order_tokens(const latent::Grid& grid);
   attention::Plan& keep(std::unique_ptr<attention::Plan>& slot, const attention::Config& config);
   void check_input(const latent::Latent& x, const Prompt& prompt, std::span<const LayerAttention> policy) const;
 
@@ -68,6 +71,7 @@ class LoadedDit final : public Dit {
 
   latent::Grid grid_{};
   latent::RopeTables rope_;
+  std::vector<int32_t> order_, place_;  ///< of tokens; empty in raster order
   Arena arena_;
   AlignedBuffer<std::byte> attention_workspace_;
   Workspace work_{};
@@ -112,9 +116,24 @@ void LoadedDit::set_grid(const latent::Grid& grid) {
            plan.chunk,
            {{rope_.cos_t.data(), rope_.sin_t.data(), rope_.pairs_t, grid.frames},
             {rope_.cos_h.data(), rope_.sin_h.data(), rope_.pairs_h, grid.height},
-            {rope_.cos_w.data(), rope_.sin_w.data(), rope_.pairs_w, grid.width}}};
+            {rope_.cos_w.data(), rope_.sin_w.data(), rope_.pairs_w, grid.width}},
+           nullptr};
+  order_tokens(grid);
   grid_ = grid;
   self_plan({});
+}
+
+void LoadedDit::order_tokens(const latent::Grid& grid) {
+  order_.clear();
+  place_.clear();
+  if (options_.token_order == attention::Order::kRaster) return;
+  const attention::Box box{grid.frames, grid.height, grid.width}, tile{kTile, kTile, kTile};
+  order_.resize(static_cast<size_t>(grid.tokens()));
+  place_.resize(order_.size());
+  attention::token_order(options_.token_order, box, tile, order_.data());
+  attention::invert_order(order_.data(), grid.tokens(), place_.data());
+  work_.rope.order = order_.data();
+  work_.place = place_.data();
 }
 
 attention::Plan& LoadedDit::keep(std::unique_ptr<attention::Plan>& slot, const attention::Config& config) {

@@ -14,9 +14,10 @@ struct RopeAxis {
   const float* sine = nullptr;
   int64_t pairs = 0, positions = 0;
 };
-/// Tokens in t, h, w order; head_dim = 2·(t.pairs + h.pairs + w.pairs).
+/// Tokens in t, h, w order, or in the order given; head_dim = 2·(t.pairs + h.pairs + w.pairs).
 struct RopeGrid {
   RopeAxis t, h, w;
+  const int32_t* order = nullptr;  ///< [tokens] place in t, h, w order of the i-th token
   [[nodiscard]] int64_t head_dim() const noexcept { return 2 * (t.pairs + h.pairs + w.pairs); }
 };
 

@@ -66,6 +66,7 @@ class SamplingRun {
     dit_.reset();  // two copies of the weights must never be alive at once
     dit::Options options;
     options.precision = job_.state.use_fp32 ? dit::Precision::kF32 : settings_.precision;
+    options.token_order = settings_.attention.token_order;
     if (!job_.state.use_fp32) options.linear_bits = settings_.linear_bits;
     constexpr int kUnits = 100;
     dit_ = dit::Dit::load(job_.parts().dit, options, job_.cancel,

@@ -68,6 +68,10 @@ void resolve_attention(const ModelParts& model, Settings& settings) {
   AttentionSettings& attention = settings.attention;
   attention.mode = mode_of(values.text("attention")).value();
   attention.bits = static_cast<int32_t>(values.integer("bits"));
+  const std::string order = values.text("token_order");
+  attention.token_order = order == "tiles"     ? attention::Order::kTiles
+                          : order == "hilbert" ? attention::Order::kHilbert
+                                               : attention::Order::kRaster;
   attention.rules = parse_attention_schedule(values.text("attention_schedule"));
   attention.sparsity = values.number("sparsity");
   attention.block_q = static_cast<int32_t>(values.integer("block_q"));

@@ -21,6 +21,7 @@ struct AttentionSettings {
   attention::Mode mode = attention::Mode::kFull;
   double sparsity = 0;
   int32_t bits = 16;
+  attention::Order token_order = attention::Order::kRaster;
   std::vector<AttentionRule> rules;  ///< of attention_schedule; the last that fits decides
   int32_t block_q = 128, block_k = 64;
   int64_t steps_first = 0, steps_last = 0, layers_first = 0, layers_last = 0;  ///< kept dense

@@ -16,7 +16,7 @@ namespace {
 using namespace sla2;
 
 struct Arguments {
-  std::string model, input, output, precision = "f32";
+  std::string model, input, output, precision = "f32", token_order = "raster";
   int threads = 0, linear_bits = 16;
   int64_t token_chunk = dit::Options().token_chunk;
 };
@@ -41,6 +41,9 @@ void forward(const Arguments& a) {
   dit::Options options;
   options.token_chunk = a.token_chunk;
   options.linear_bits = a.linear_bits;
+  options.token_order = a.token_order == "tiles"     ? attention::Order::kTiles
+                        : a.token_order == "hilbert" ? attention::Order::kHilbert
+                                                     : attention::Order::kRaster;
   options.precision = a.precision == "f32"    ? dit::Precision::kF32
                       : a.precision == "bf16" ? dit::Precision::kBf16
                                               : dit::Precision::kAuto;
@@ -79,6 +82,7 @@ int main(int argc, char** argv) {
   run->add_option("--output", a.output)->required();
   run->add_option("--precision", a.precision);
   run->add_option("--linear-bits", a.linear_bits, "16 or 8");
+  run->add_option("--token-order", a.token_order, "raster, tiles or hilbert");
   run->add_option("--threads", a.threads);
   run->add_option("--token-chunk", a.token_chunk);
   run->callback([&] { forward(a); });

@@ -65,6 +65,10 @@ constexpr ParamRow kTable[] = {
     {"attention_schedule", kString, "Attention",
      "Rules by layer and step, the last that fits decides: \"sla2@0.9; layers 0,-1: full; steps 0-20%: full\".", "", "", "", 0, 0,
      0, true},
+    {"token_order", kChoice, "Attention",
+     "Order of tokens in the sparse layers: tiles (4x4x4) and hilbert make key blocks compact in space and time; not for weights "
+     "trained in raster order.",
+     "", "raster|tiles|hilbert", "raster", 0, 0, 0, true},
     {"dense_steps_first", kInt, "Attention", "First steps that keep full attention.", "steps", "", "0", 0, 1000, 1, true},
     {"dense_steps_last", kInt, "Attention", "Last steps that keep full attention.", "steps", "", "0", 0, 1000, 1, true},
     {"dense_layers_first", kInt, "Attention", "First layers that keep full attention.", "layers", "", "0", 0, 1000, 1, true},
