@@ -154,7 +154,10 @@ def _configure(
 
 
 def _gather(q: Any, k: Any, v: Any, learned: dict[str, Any]) -> dict[str, Any]:
-    tensors = {"q": q, "k": k, "v": v, **learned}
+    small = {
+        name: np.ascontiguousarray(value) if isinstance(value, np.ndarray) and name != "gate" else value for name, value in learned.items()
+    }
+    tensors = {"q": q, "k": k, "v": v, **small}
     blocks = tensors.pop("blocks", None)
     if blocks is not None:
         tensors["index"], tensors["count"] = blocks
