@@ -149,12 +149,14 @@ def picture(rows: list[dict]) -> str:
 def write_docs(rows: list[dict], pieces: dict, back: list[dict], args: argparse.Namespace) -> None:
     from conftest import find_program
 
-    system = json.loads(subprocess.run([str(find_program("sla2")), "doctor", "--json"], capture_output=True, text=True, check=True).stdout)
-    cpu = system.get("cpu", "unknown CPU")
+    system = json.loads(subprocess.run([str(find_program("sla2")), "doctor", "--json"], capture_output=True, text=True, check=True).stdout)[
+        "system"
+    ]
+    cpu = system["cpu"]
     text = f"""# Attention against PyTorch
 
 Made by `./dev bench attention --docs`: {args.threads} threads, a head of {DIM} channels each, medians of {args.rounds} rounds in which ours and
-PyTorch's `scaled_dot_product_attention` (the faster of fp32 and bf16 counts) take turns. {cpu}, {system.get("isa", "")}.
+PyTorch's `scaled_dot_product_attention` (the faster of fp32 and bf16 counts) take turns. {cpu}, {system["isa"]}.
 Each cell: times PyTorch's speed, and GFLOP/s of dense work (4·N²·D a head). Routing, packing, quantising, both branches and
 mixing are included. Workspace: share of Q+K+V in fp32.
 
