@@ -6,7 +6,6 @@
 #include <optional>
 #include <random>
 
-#include "attention/backward.h"
 #include "fill.h"
 #include "memory.h"
 
@@ -21,59 +20,6 @@ constexpr unsigned char kPoisonNan = 0xFF, kPoisonLarge = 0x4B;
 // with fewer numbers than these.
 constexpr size_t kEnough = 32;
 constexpr int kOtherSigns = 4;
-
-attention::Config config_of(const Case& c) {
-  const Problem& p = c.problem;
-  attention::Config config;
-  config.mode = static_cast<attention::Mode>(static_cast<int>(p.mode) + 1);
-  config.router = static_cast<attention::Router>(static_cast<int>(p.router) + 1);
-  config.mix = static_cast<attention::Mix>(static_cast<int>(p.a_mode) + 1);
-  config.scope = static_cast<attention::Scope>(static_cast<int>(p.scope) + 1);
-  config.rule = static_cast<attention::Rule>(static_cast<int>(p.rule) + 1);
-  config.batch = c.batch;
-  config.heads = c.heads;
-  config.kv_heads = c.kv_heads;
-  config.query_tokens = p.queries;
-  config.key_tokens = p.keys;
-  config.head_dim = p.dim;
-  config.sparsity = p.sparsity;
-  config.softmax_scale = p.scale;
-  config.block_q = static_cast<int32_t>(p.block_q);
-  config.block_k = static_cast<int32_t>(p.block_k);
-  config.smooth_k = p.smooth_k;
-  config.mix_scale = c.a_scale;
-  config.mix_bias = c.a_bias;
-  config.negligible = p.negligible;
-  config.tau = p.tau;
-  config.top_p = p.top_p;
-  config.theta = p.theta;
-  config.protect_first = static_cast<int32_t>(p.protect_first);
-  config.protect_last = static_cast<int32_t>(p.protect_last);
-  config.protect_near = static_cast<int32_t>(p.protect_near);
-  config.products = c.products == Element::kBf16 ? DType::kBF16 : DType::kF32;
-  config.bits = static_cast<int32_t>(c.bits);
-  return config;
-}
-
-/// The library's backward: through the plan, or beside it where the plan's forward does not take the configuration.
-class Door {
- public:
-  Door(const Case& c, Isa isa) {
-    try {
-      plan_ = attention::Plan::create(config_of(c), isa);
-    } catch (const Error&) {
-      alone_.emplace(config_of(c), isa, std::max(physical_threads(), thread_count()));
-    }
-  }
-  [[nodiscard]] uint64_t bytes() const { return plan_ ? plan_->backward_workspace_bytes() : alone_->workspace_bytes(); }
-  void run(const attention::Backward& call, void* workspace) {
-    plan_ ? plan_->backward(call, workspace) : alone_->run(call, workspace);
-  }
-
- private:
-  std::unique_ptr<attention::Plan> plan_;
-  std::optional<attention::BackwardPlan> alone_;
-};
 
 }  // namespace
 
@@ -267,8 +213,8 @@ GradientSubject::Result GradientSubject::run(Isa isa, int threads, unsigned char
   Result result;
   set_thread_count(threads);
   try {
-    Door door(c, isa);
-    Guarded workspace(door.bytes(), poison);
+    const auto plan = attention::Plan::create(config_of(c), isa);
+    Guarded workspace(plan->backward_workspace_bytes(), poison);
     attention::Backward call;
     const DType dtype = dtype_of(c.dtype);
     const auto operand = [&](std::optional<Guarded>& x, const Place& at) {
@@ -310,7 +256,7 @@ GradientSubject::Result GradientSubject::run(Isa isa, int threads, unsigned char
       if (x.name == "dProj") g.proj = numbers;
       if (x.name == "dProj_bias") g.proj_bias = numbers;
     }
-    door.run(call, workspace.data());
+    plan->backward(call, workspace.data());
 
     if (!workspace.intact()) result.text = "wrote outside the workspace";
     for (size_t i = 0; i < m.truth.size(); ++i) {

@@ -23,6 +23,8 @@ bool learns_mix(const Case& c) {
   return c.problem.mode == Mode::kSla2 && c.problem.a_mode != AMode::kConst && per_head;
 }
 
+}  // namespace
+
 attention::Config config_of(const Case& c) {
   const Problem& p = c.problem;
   attention::Config config;
@@ -55,8 +57,6 @@ attention::Config config_of(const Case& c) {
   config.bits = static_cast<int32_t>(c.bits);
   return config;
 }
-
-}  // namespace
 
 bool runs_full(const Case& c, double kept_share) {
   const Problem& p = c.problem;

@@ -53,6 +53,8 @@ class Subject {
 [[nodiscard]] std::vector<Isa> kernels_here(std::string& note);
 /// bits → numbers.
 [[nodiscard]] std::vector<double> widen(const std::vector<std::byte>& bits, Element type);
+/// The case in the words of the door.
+[[nodiscard]] attention::Config config_of(const Case& c);
 /// What the case's result is measured against: the arithmetic its kernels may use.
 [[nodiscard]] Arithmetic arithmetic_of(const Case& c, Isa isa);
 

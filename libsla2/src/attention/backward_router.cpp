@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "attention/backward_parts.h"
+#include "attention/forward.h"
 
 namespace sla2::attention {
 namespace {
@@ -30,26 +31,6 @@ void add_times_turned(const float* weights, int64_t dim, const double* x, double
     double sum = weights == nullptr ? x[e] : 0;
     for (int64_t c = 0; c < dim && weights != nullptr; ++c) sum += x[c] * static_cast<double>(weights[e * dim + c]);
     out[e] += sum;
-  }
-}
-
-/// SoftTop-k: σ(R/τ + λ) with λ such that the row sums to k; bisection between bounds that hold for any row.
-void soft_row(const BackwardShape& s, const double* scores, double* mask) {
-  constexpr int kSteps = 100;
-  const int64_t count = s.key_blocks;
-  const auto k = std::clamp<int64_t>(std::llround((1 - s.config.sparsity) * static_cast<double>(count)), 1, count);
-  if (k == count) {
-    std::fill_n(mask, count, 1.0);
-    return;
-  }
-  const auto [least, most] = std::minmax_element(scores, scores + count);
-  const double share = static_cast<double>(k) / static_cast<double>(count), middle = std::log(share / (1 - share));
-  double low = middle - *most / s.config.tau, high = middle - *least / s.config.tau;
-  for (int step = 0; step < kSteps; ++step) {
-    const double shift = (low + high) / 2;
-    double sum = 0;
-    for (int64_t j = 0; j < count; ++j) sum += mask[j] = 1 / (1 + std::exp(-(scores[j] / s.config.tau + shift)));
-    (sum < static_cast<double>(k) ? low : high) = shift;
   }
 }
 
@@ -160,7 +141,10 @@ void backward_scores(const BackwardCall& call, const UnitBuffers& b, int64_t uni
     for (int64_t c = 0; c < s.dim; ++c) sum += left[c] * right[j * s.dim + c];
     scores[j] = s.scale * sum;
   }
-  if (s.soft) soft_row(s, scores, b.mask + u * s.key_blocks);
+  if (s.soft) {
+    const auto keep = std::llround((1 - s.config.sparsity) * static_cast<double>(s.key_blocks));
+    soft_top_k(s.key_blocks, std::clamp<int64_t>(keep, 1, s.key_blocks), s.config.tau, scores, b.mask + u * s.key_blocks);
+  }
   if (!call.coarse) return;
   double *const weights = b.coarse_weights + u * s.key_blocks, *const coarse = b.coarse + u * s.dim;
   const double top = *std::max_element(scores, scores + s.key_blocks);

@@ -9,40 +9,28 @@ namespace sla2::attention {
 
 using kernels::kPanel;
 
-/// Hands out 64-byte aligned pieces; with a null base it only counts.
-class BackwardWorkspace::Cursor {
- public:
-  explicit Cursor(std::byte* base) : base_(base) {}
-  template <typename T>
-  void take(T*& target, int64_t count) {
-    target = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    used_ += (static_cast<uint64_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
-  }
-  template <typename T>
-  void take_packed(const BackwardShape& s, Packed<T>& packed) {
-    const int64_t lines = s.all_key_blocks() * s.block_k * s.dim, panels = s.all_key_blocks() * s.block_k * s.width;
-    take(packed.k_lines, lines);
-    take(packed.v_lines, lines);
-    take(packed.k_panels, panels);
-    if constexpr (std::is_same_v<T, bf16_t>) take(packed.v_panels, panels);
-    take(packed.q_rows, s.blocks * s.block_q * s.dim);
-    take(packed.g_rows, s.blocks * s.block_q * s.dim);
-    take(packed.q_panels, s.blocks * s.block_q * s.width);
-    take(packed.g_panels, s.blocks * s.block_q * s.width);
-  }
-  [[nodiscard]] uint64_t used() const { return used_; }
+namespace {
 
- private:
-  static constexpr uint64_t kAlignment = 64;
-  std::byte* base_;
-  uint64_t used_ = 0;
-};
+template <typename T>
+void take_packed(Cursor& cursor, const BackwardShape& s, Packed<T>& packed) {
+  const int64_t lines = s.all_key_blocks() * s.block_k * s.dim, panels = s.all_key_blocks() * s.block_k * s.width;
+  cursor.take(packed.k_lines, lines);
+  cursor.take(packed.v_lines, lines);
+  cursor.take(packed.k_panels, panels);
+  if constexpr (std::is_same_v<T, bf16_t>) cursor.take(packed.v_panels, panels);
+  cursor.take(packed.q_rows, s.blocks * s.block_q * s.dim);
+  cursor.take(packed.g_rows, s.blocks * s.block_q * s.dim);
+  cursor.take(packed.q_panels, s.blocks * s.block_q * s.width);
+  cursor.take(packed.g_panels, s.blocks * s.block_q * s.width);
+}
+
+}  // namespace
 
 void BackwardWorkspace::place_unit(Cursor& cursor, UnitBuffers& u) const {
   const BackwardShape& s = *shape_;
   const int64_t queries = s.blocks * s.block_q, matrix = s.dim * s.width, pairs = s.blocks * s.key_blocks;
   u = {};
-  if (s.softmax) s.bf16 ? cursor.take_packed(s, u.bf16) : cursor.take_packed(s, u.f32);
+  if (s.softmax) s.bf16 ? take_packed(cursor, s, u.bf16) : take_packed(cursor, s, u.f32);
   cursor.take(u.d_k, s.all_key_blocks() * s.block_k * s.width);
   cursor.take(u.d_v, s.all_key_blocks() * s.block_k * s.width);
   cursor.take(u.d_q, queries * s.width);

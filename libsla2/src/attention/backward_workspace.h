@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "attention/backward.h"
+#include "attention/cursor.h"
 
 namespace sla2::attention {
 
@@ -82,7 +83,6 @@ class BackwardWorkspace {
   double *d_w_q = nullptr, *d_w_k = nullptr;  ///< [H][D][D]
 
  private:
-  class Cursor;
   void place_unit(Cursor& cursor, UnitBuffers& unit) const;
   void place_worker(Cursor& cursor, BackwardWorker& worker) const;
 

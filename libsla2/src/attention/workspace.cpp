@@ -8,24 +8,6 @@ namespace sla2::attention {
 
 using kernels::kPanel;
 
-/// Hands out 64-byte aligned pieces; with a null base it only counts.
-class Workspace::Cursor {
- public:
-  explicit Cursor(std::byte* base) : base_(base) {}
-  template <typename T>
-  void take(T*& target, int64_t count) {
-    target = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    const uint64_t bytes = static_cast<uint64_t>(count) * sizeof(T);
-    used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  }
-  [[nodiscard]] uint64_t used() const { return used_; }
-
- private:
-  static constexpr uint64_t kAlignment = 64;
-  std::byte* base_;
-  uint64_t used_ = 0;
-};
-
 void Workspace::place_head(Cursor& cursor, HeadBuffers& head) const {
   const Geometry& g = *geometry_;
   const int64_t blocks = g.key_blocks + g.mean_blocks;

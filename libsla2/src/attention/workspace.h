@@ -4,6 +4,7 @@
 #pragma once
 #include <cstddef>
 
+#include "attention/cursor.h"
 #include "attention/geometry.h"
 
 namespace sla2::attention {
@@ -96,7 +97,6 @@ class Workspace {
   int32_t* all_blocks = nullptr;     ///< [T_n] 0, 1, 2 …
 
  private:
-  class Cursor;
   void place_head(Cursor& cursor, HeadBuffers& head) const;
   void place_worker(Cursor& cursor, WorkerBuffers& worker) const;
   void place_extras(Cursor& cursor, WorkerBuffers& worker) const;
