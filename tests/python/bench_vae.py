@@ -90,8 +90,7 @@ def main() -> None:
                 if precision not in options.skip:
                     theirs = output_of(sys.executable, __file__, *flags, "--child", folder, precision)
                     runs.setdefault(f"diffusers {precision}", []).append(theirs)
-    results = {who: {key: statistics.median(run[key] for run in all_runs) for key in all_runs[0]}
-               for who, all_runs in runs.items()}
+    results = {who: {key: statistics.median(run[key] for run in all_runs) for key in all_runs[0]} for who, all_runs in runs.items()}
     if options.json:
         print(json.dumps(results))
         return
@@ -99,8 +98,10 @@ def main() -> None:
     clock = "cpu_seconds" if options.threads == 1 else "seconds"
     for who, result in results.items():
         ratio = result[clock] / results[f"ours {who.split()[1]}"][clock]
-        print(f"{who:20} {result['seconds']:8.2f} s  CPU {result['cpu_seconds']:8.2f} s  {ratio:6.2f}x ours  "
-              f"peak {result['peak_bytes'] / 2**20:7.0f} MiB")
+        print(
+            f"{who:20} {result['seconds']:8.2f} s  CPU {result['cpu_seconds']:8.2f} s  {ratio:6.2f}x ours  "
+            f"peak {result['peak_bytes'] / 2**20:7.0f} MiB"
+        )
     for who, result in results.items():
         if "plan_bytes" in result:
             print(f"{who}: plan {result['plan_bytes'] / 2**20:.0f} MiB of the measured {result['peak_bytes'] / 2**20:.0f} MiB")
