@@ -13,7 +13,8 @@ namespace {
 constexpr size_t kLongestDefault = 40;  // characters shown of a default text
 
 // Letters are the tool's own; the table knows only long names.
-const std::map<std::string, std::string> kShorthand{{"prompt", "-p,"}, {"model", "-m,"}, {"seed", "-s,"}, {"attention", "--mode,"}};
+const std::map<std::string, std::string> kShorthand{
+    {"prompt", "-p,"}, {"model", "-m,"}, {"seed", "-s,"}, {"attention", "--mode,"}};
 
 std::string dashed(std::string name) {
   std::replace(name.begin(), name.end(), '_', '-');

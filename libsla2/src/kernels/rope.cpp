@@ -31,7 +31,8 @@ void rms_norm_rope(float* x, int64_t ldx, const float* weight, float eps, const 
   parallel_ranges(rows, kRowGrain, [&](int64_t begin, int64_t end, int) {
     float cosine[kMaxPairs], sine[kMaxPairs];
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t at = first_token + row, token = grid.order == nullptr ? at : grid.order[at], place_w = token % grid.w.positions;
+      const int64_t at = first_token + row, token = grid.order == nullptr ? at : grid.order[at],
+                    place_w = token % grid.w.positions;
       const int64_t place_h = token / grid.w.positions % grid.h.positions,
                     place_t = token / (grid.w.positions * grid.h.positions);
       append(grid.w.cosine, grid.w, place_w,
