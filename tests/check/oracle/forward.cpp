@@ -42,7 +42,8 @@ Output run(const Problem& p, const Head& head, const Selection& selection) {
     const T a = p.mode == Mode::kSla2 ? state.mix(head, row, static_cast<T>(difference), linear.denominator) : T{1};
     join(p, head, sparse.o, linear.o, a, out.o.row(row));
     out.lse_minus_rest.push_back(difference);
-    const bool shifted = p.mode != Mode::kFull;  // the softmax ran on K − μ, which lowers each logit of the row by s·q·μ
+    // The softmax ran on K − μ, which lowers each logit of the row by s·q·μ; in eight bits full mode does so too.
+    const bool shifted = p.mode != Mode::kFull || std::is_same_v<A, PlainInt8>;
     out.lse.push_back(lse + (shifted ? p.softmax_scale() * dot(head.q.row(row), mean.row(0), p.dim) : 0));
     out.linear_weight.push_back(static_cast<double>(T{1} - a));
   }
