@@ -2,8 +2,7 @@
 # sla2_add_room(NAME SOURCES ... DEPS rooms... LIBS libraries...)
 #   One room of the library: a static, position-independent target sla2_<NAME>. Rooms see each other's doors through
 #   libsla2/src on the include path; tests/arch/rooms.txt says who may include whom.
-#   Presets other than dev compile several files of a room as one, which reads their headers once (params, sampler and video
-#   take half the processor time so); a room with the same name in two
+#   Presets other than dev compile several files of a room as one, which reads their headers once; a room with the same name in two
 #   files' anonymous namespaces stands in SLA2_ROOMS_APART until it is renamed.
 set(SLA2_ROOMS_APART kernels attention dit)
 function(sla2_add_room name)

@@ -62,12 +62,21 @@ class Tree:
         self.link = next(line for line in reversed(commands.stdout.splitlines()) if " -o tests/check/sla2_check " in line)
 
     def sources_of(self, name: str) -> list[str]:
-        """The file itself, or for a header the attention files that include it."""
+        """The file itself, or for a header the attention files that include it, also through other headers."""
         if not name.endswith(".h"):
             return [name]
-        header = name.removeprefix("libsla2/src/")
-        rooms = [p for room in ("attention", "kernels") for p in sorted((ROOT / "libsla2/src" / room).rglob("*.cpp"))]
-        return [str(p.relative_to(ROOT)) for p in rooms if f'"{header}"' in p.read_text(encoding="utf-8") and p.resolve() in self.compiles]
+        files = [
+            p for room in ("attention", "kernels") for p in sorted((ROOT / "libsla2/src" / room).rglob("*.*")) if p.suffix in (".h", ".cpp")
+        ]
+        texts = {p: p.read_text(encoding="utf-8") for p in files}
+        reached: set[Path] = {ROOT / name}
+        while True:
+            headers = [f'"{p.relative_to(ROOT / "libsla2/src")}"' for p in reached if p.suffix == ".h"]
+            more = {p for p, text in texts.items() if any(header in text for header in headers)} - reached
+            if not more:
+                break
+            reached |= more
+        return [str(p.relative_to(ROOT)) for p in sorted(reached) if p.suffix == ".cpp" and p.resolve() in self.compiles]
 
     def make(self, name: str, text: str, scratch: Path) -> tuple[Path | None, str]:
         """A program with `text` in place of the source `name`, or why not."""

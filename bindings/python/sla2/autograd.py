@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sla2._attention import _OPTIONS, Attention, _configure, _plan
+from sla2._attention import Attention, _configure, _plan
 
 _LEARNED = ("router_q", "router_k", "mix", "proj", "proj_bias", "gate")
 
@@ -59,19 +59,8 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    router_q: Tensor | None,
-    router_k: Tensor | None,
-    mix: Tensor | None,
-    proj: Tensor | None,
-    proj_bias: Tensor | None,
-    gate: Tensor | None,
-    config: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    plan = _plan_of(config)
+def _(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    plan = _plan_of(rest[-1])
     index, count = plan.new_list()
     lse = q.new_empty((plan.config["batch"], plan.config["heads"], plan.config["query_tokens"]), dtype=torch.float32)
     return torch.empty_like(q), lse, q.new_empty(index.shape, dtype=torch.int32), q.new_empty(count.shape, dtype=torch.int32)
@@ -110,25 +99,9 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    d_out: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor | None,
-    lse: Tensor | None,
-    index: Tensor,
-    count: Tensor,
-    router_q: Tensor | None,
-    router_k: Tensor | None,
-    mix: Tensor | None,
-    proj: Tensor | None,
-    proj_bias: Tensor | None,
-    gate: Tensor | None,
-    config: str,
-) -> list[Tensor]:
-    learned = [x for x in (router_q, router_k, mix, proj, proj_bias) if x is not None]
-    return [torch.empty_like(x) for x in (q, k, v, *learned, *([] if gate is None else [gate]))]
+def _(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list[Tensor]:
+    learned = rest[4:-1]  # after out, lse, index and count
+    return [torch.empty_like(x) for x in (q, k, v, *learned) if x is not None]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -177,8 +150,7 @@ def attention(
 
     mix: the numbers of `mix_mode`, [H, 2], [H] or [H, T_m]. Options: those of sla2.attention().
     """
-    if "mix" in _OPTIONS:
-        options["mix"] = mix_mode
+    options["mix"] = mix_mode
     config = str(_configure(q, k, mode, sparsity, router, bits, products, layout, options))
     out: Tensor = torch.ops.sla2.attention_forward(q, k, v, router_q, router_k, mix, proj, proj_bias, gate, config)[0]
     return out

@@ -7,8 +7,8 @@
 
 namespace sla2::dit {
 
-/// Rows at a time where nobody says: few enough for q, k, v and the FFN's hidden rows to stay in the last cache (with 4,096 the
-/// 8-bit Linears are 8 to 14 % slower on two cores), many enough for every thread. Results do not depend on it.
+/// Rows at a time where nobody says: few enough for q, k, v and the FFN's hidden rows to stay in the last cache, many enough for
+/// every thread. Results do not depend on it.
 [[nodiscard]] int64_t default_token_chunk(int64_t tokens);
 
 /// Offsets into one arena. Steps of a pass, in order; only x lives from block to block.
