@@ -53,7 +53,9 @@ class Samples:
         self.folder, self.split = Path(folder), split
         paths = sorted(self.folder.glob(f"{split}_*.safetensors"))
         if not str(folder) or not paths:
-            raise FileMissingError(f"data.path {str(self.folder)!r}: holds no {split}_*.safetensors; expected shards as docs/training.md describes")
+            raise FileMissingError(
+                f"data.path {str(self.folder)!r}: holds no {split}_*.safetensors; expected shards as docs/training.md describes"
+            )
         self.empty: Tensor | None = None
         self.shards: list[_Shard] = []
         self.shape: tuple[int, ...] = ()
@@ -71,7 +73,9 @@ class Samples:
             raise FileFormatError(f"{path}: the shard cannot be read: {error}; write it again") from error
         latents, context = shapes.get("latents", ()), shapes.get("context", ())
         if len(latents) != 5 or len(context) != 3 or latents[0] != context[0] or not latents[0]:
-            raise FileFormatError(f"{path}: latents {list(latents)} and context {list(context)}; expected [n,C,F,H,W] and [n,L,D]: write it again")
+            raise FileFormatError(
+                f"{path}: latents {list(latents)} and context {list(context)}; expected [n,C,F,H,W] and [n,L,D]: write it again"
+            )
         if self.shards and (latents[1:], context[1:]) != (self.shape, self.context_shape):
             raise FileFormatError(f"{path}: samples are {list(latents[1:])} with {list(context[1:])}; the other shards have {list(self.shape)} with {list(self.context_shape)}: give each size a folder of its own")  # fmt: skip
         self.shape, self.context_shape = latents[1:], context[1:]

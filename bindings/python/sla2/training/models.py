@@ -35,21 +35,24 @@ def load(path: str | Path, heads: int | None = None) -> nn.Module:
     return _from_file(path, heads)
 
 
-def _from_diffusers(folder: Path) -> nn.Module:
+def _wan() -> Any:
     from diffusers import WanTransformer3DModel
 
+    return WanTransformer3DModel
+
+
+def _from_diffusers(folder: Path) -> nn.Module:
     name = json.loads((folder / "config.json").read_text()).get("_class_name")
     if name != "WanTransformer3DModel":
         raise ModelMismatchError(f"{folder}: holds a {name}; expected a WanTransformer3DModel (Wan2.1, text to video)")
     try:
-        model: nn.Module = WanTransformer3DModel.from_pretrained(str(folder), torch_dtype=torch.float32)
+        model: nn.Module = _wan().from_pretrained(str(folder), torch_dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as error:
         raise FileFormatError(f"{folder}: the transformer does not load: {' '.join(str(error).split())[:400]}") from error
     return model.eval().requires_grad_(False)
 
 
 def _from_file(path: Path, heads: int | None) -> nn.Module:
-    from diffusers import WanTransformer3DModel
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -59,7 +62,7 @@ def _from_file(path: Path, heads: int | None) -> nn.Module:
     except (SafetensorError, OSError) as error:
         raise FileFormatError(f"{path}: cannot be read as safetensors: {error}; copy it again from where it came") from error
     config = json.loads(metadata["config"]) if "config" in metadata else _guess(path, tensors, heads)
-    model: nn.Module = WanTransformer3DModel(**{k: v for k, v in config.items() if k not in ("_class_name", "text_len")})
+    model: nn.Module = _wan()(**{k: v for k, v in config.items() if k not in ("_class_name", "text_len")})
     fill(model, tensors, str(path))
     return model.eval().requires_grad_(False)
 
