@@ -275,6 +275,11 @@ class RouterPack:
             raise FileFormatError(
                 f"{where}: {prefix} has {', '.join(sorted(routers))}; expected proj_q and proj_k, or the .down and .up of both: make it again"
             )
+        alphas = sum(name.startswith("alpha") for name in own)
+        if 0 < alphas < len(self.kappa):
+            raise FileFormatError(
+                f"{where}: {prefix} has alpha for {alphas} of {len(self.kappa)} kappas; expected all or none: make it again"
+            )
         if "proj_l.bias" in own and "proj_l.weight" not in own:
             raise FileFormatError(f"{where}: {prefix}proj_l.bias without proj_l.weight; the pack is damaged, make it again")
         if routers:
