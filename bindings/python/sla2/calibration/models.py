@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ def load(folder: str | Path, prompts: list[str], *, dtype: torch.dtype, device: 
 
 
 def _load_diffusers(folder: Path, prompts: list[str], dtype: torch.dtype, part: str) -> Model:
-    from diffusers import WanPipeline
+    import diffusers
 
     kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
     if kind != "WanPipeline":
@@ -72,7 +72,7 @@ def _load_diffusers(folder: Path, prompts: list[str], dtype: torch.dtype, part: 
             f"{folder}: holds a {kind}; the command runs WanPipeline (text to video); for others call sla2.calibration.calibrate(transformer, run)"
         )
     try:
-        pipeline = WanPipeline.from_pretrained(str(folder), vae=None, torch_dtype=dtype, local_files_only=True)
+        pipeline = cast(Any, diffusers.WanPipeline).from_pretrained(str(folder), vae=None, torch_dtype=dtype, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise FileFormatError(f"{folder}: does not load: {' '.join(str(error).split())[:400]}") from error
     transformer = getattr(pipeline, part, None)
@@ -85,7 +85,7 @@ def _load_diffusers(folder: Path, prompts: list[str], dtype: torch.dtype, part: 
 
 
 def _load_own(folder: Path, prompts: list[str]) -> Model:
-    from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+    import diffusers
 
     from sla2.training import models
 
@@ -93,12 +93,12 @@ def _load_own(folder: Path, prompts: list[str]) -> Model:
     transformer = models.load(folder)
     config = json.loads(_safetensors.TensorFile(folder / described["dit"]).metadata.get("config", "{}"))
     given = described.get("defaults", {})
-    pipeline = WanPipeline(
+    pipeline = cast(Any, diffusers.WanPipeline)(
         tokenizer=None,
         text_encoder=None,
         vae=None,
         transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=float(given.get("shift", 5.0))),
+        scheduler=cast(Any, diffusers.FlowMatchEulerDiscreteScheduler)(shift=float(given.get("shift", 5.0))),
     )
     defaults = {ours: given[theirs] for ours, theirs in _SETTINGS.items() if theirs in given}
     rows = _encode(
@@ -119,7 +119,8 @@ def _encode(folder: Path, name: str, prompts: list[str], text_len: int) -> dict[
     file = _safetensors.TensorFile(folder / name)
     if "config" not in file.metadata:
         raise FileFormatError(f"{file.path}: metadata lacks config; expected a text encoder as `sla2` reads it")
-    encoder = UMT5EncoderModel(UMT5Config(**json.loads(file.metadata["config"]))).eval()
+    encoder: Any = UMT5EncoderModel(UMT5Config(**json.loads(file.metadata["config"])))
+    encoder.eval()
     state = {tensor: torch.from_numpy(file.read(tensor)) for tensor in file.shapes}
     inside = state.pop("spiece_model", None)
     spiece = (folder / "spiece.model").read_bytes() if inside is None else inside.numpy().tobytes()
