@@ -85,13 +85,6 @@ class MetadataReader {
     if (!read || count != extents.size()) wrong(key, shown, "FRAMESxHEIGHTxWIDTH in tokens, as 21x30x52");
     return extents;
   }
-  void digest(const char* key, std::string& value) const {
-    value = text(key);
-    const bool hex =
-        std::all_of(value.begin(), value.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
-    constexpr size_t kDigits = 64;
-    if (!value.empty() && !(hex && value.size() == kDigits)) wrong(key, value, "64 hexadecimal digits in lower case (SHA-256)");
-  }
   [[noreturn]] void wrong(const char* key, std::string_view got, std::string_view expected) const {
     constexpr size_t kShown = 80;
     fail(SLA2_E_FILE_FORMAT, "{}: router pack: the metadata \"{}\" is \"{}\"; expected {}", where_, key, got.substr(0, kShown),
@@ -121,19 +114,6 @@ std::vector<double> read_kappas(const MetadataReader& reader) {
   });
   if (!read) reader.wrong("kappa", given, "kept fractions above 0, up to 1, as 0.1 or 0.1,0.05");
   return kappas;
-}
-
-void read_token_order(const MetadataReader& reader, PackMetadata& pack) {
-  const std::string given = reader.text("token_order");
-  constexpr std::string_view kTile = "tile:";
-  if (given.empty() || given == "raster") return;
-  if (given.starts_with(kTile)) {
-    pack.token_order = "tiles";
-    pack.tile = reader.box("token_order", std::string_view(given).substr(kTile.size()), given);
-    return;
-  }
-  if (given != "hilbert") reader.wrong("token_order", given, "raster, tile:4x4x4 or hilbert");
-  pack.token_order = given;
 }
 
 void read_version(const MetadataReader& reader, const std::string& where) {
@@ -168,7 +148,8 @@ PackMetadata parse_pack_metadata(const Metadata& metadata, const std::string& wh
   int32_t smooth_k = 1;
   reader.number_word("smooth_k", {0, 1}, smooth_k);
   pack.smooth_k = smooth_k == 1;
-  read_token_order(reader, pack);
+  reader.word("token_order", {"raster", "tile:4x4x4", "hilbert"}, pack.token_order);
+  if (pack.token_order == "tile:4x4x4") pack.token_order = "tiles";
   reader.number_word("bits", {16, 8}, pack.bits);
   reader.only("phi", "softmax");
   reader.only("rope", "post");
@@ -178,21 +159,25 @@ PackMetadata parse_pack_metadata(const Metadata& metadata, const std::string& wh
     reader.wrong("grid", "", "the token grid, which alpha_mode \"block\" is bound to");
   pack.schedule = reader.text("schedule");
   pack.base = reader.text("base");
-  static_cast<void>(reader.required("base_shapes"));
-  reader.digest("base_shapes", pack.base_shapes);
-  reader.digest("base_weights", pack.base_weights);
-  reader.digest("requires", pack.needs);
+  pack.base_shapes = reader.required("base_shapes");
+  pack.base_weights = reader.text("base_weights");
+  pack.needs = reader.text("requires");
   pack.errors = reader.text("errors");
-  if (!pack.errors.empty() && !nlohmann::json::accept(pack.errors)) reader.wrong("errors", pack.errors, "JSON");
+  if (!pack.errors.empty() && !nlohmann::json::parse(pack.errors, nullptr, false).is_object())
+    reader.wrong("errors", pack.errors, "a JSON object");
   pack.created_by = reader.text("created_by");
   pack.licence = reader.text("licence");
   return pack;
 }
 
 size_t PackMetadata::nearest_kappa(double sparsity) const {
+  constexpr double kAsNear = 1e-12;
+  const auto distance = [&](size_t i) { return std::abs(kappa[i] - (1 - sparsity)); };
   size_t best = 0;
-  for (size_t i = 1; i < kappa.size(); ++i)
-    if (std::abs(kappa[i] - (1 - sparsity)) < std::abs(kappa[best] - (1 - sparsity))) best = i;
+  for (size_t i = 1; i < kappa.size(); ++i) {
+    const double nearer = distance(best) - distance(i);
+    if (nearer > kAsNear || (nearer > -kAsNear && kappa[i] < kappa[best])) best = i;
+  }
   return best;
 }
 

@@ -137,19 +137,18 @@ class PackReader {
   }
 
   void read_router(int64_t layer, PackLayer& out) {
-    if (pack_.mode == "linear_only") return;  // no router reads it
     int64_t heads_q = 1, heads_k = 1;
     auto q = router(layer, "proj_q", heads_q), k = router(layer, "proj_k", heads_k);
     SLA2_CHECK(q.has_value() == k.has_value() && heads_q == heads_k, SLA2_E_FILE_FORMAT,
                "{}: router pack: layer {} must have both proj_q and proj_k, of as many heads, or neither", file_.path(), layer);
-    if (!q) return;
+    if (!q || pack_.mode == "linear_only") return;  // which has no router
     out.router_heads = heads_q;
     out.router_q = std::move(*q);
     out.router_k = std::move(*k);
   }
 
   void read_mix(int64_t layer, PackLayer& out) {
-    if (pack_.mode != "sla2" || pack_.alpha_mode == "const") return;
+    if (pack_.alpha_mode == "const") return;  // no numbers: a tensor of that name stays unknown
     std::vector<int64_t> shape{pack_.heads};
     if (pack_.alpha_mode == "head_affine_lse") shape.push_back(2);
     if (pack_.alpha_mode == "block") shape.push_back(ceil_div(pack_.tokens(), pack_.block_q));
@@ -160,6 +159,7 @@ class PackReader {
     SLA2_CHECK(out.mix.empty() || out.mix.size() == pack_.kappa.size(), SLA2_E_FILE_FORMAT,
                "{}: router pack: layer {} has alpha for {} of {} kappas; expected all or none", file_.path(), layer,
                out.mix.size(), pack_.kappa.size());
+    if (pack_.mode != "sla2") out.mix.clear();
   }
 
   void read_projection(int64_t layer, PackLayer& out) {
@@ -192,7 +192,7 @@ void refuse_pickle(const std::string& path) {
       std::any_of(kPickles.begin(), kPickles.end(), [&](std::string_view ending) { return path.ends_with(ending); });
   SLA2_CHECK(!pickle, SLA2_E_FILE_FORMAT,
              "{}: a PyTorch checkpoint is not read here, because a pickle can run code; in Python, "
-             "sla2.packs.load_sla1(\"{}\").save(\"NAME.sla2.safetensors\") makes a router pack of its SLA v1 projections",
+             "sla2.load_sla1(\"{}\").save(\"NAME.sla2.safetensors\") makes a router pack of its SLA v1 projections",
              path, path);
 }
 

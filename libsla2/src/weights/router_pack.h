@@ -21,15 +21,14 @@ struct PackMetadata {
   int32_t block_q = 128, block_k = 64;
   std::vector<double> kappa;
   std::string mode = "sla2", alpha_mode = "head_affine_lse", linear_scope = "complement", router = "sla2";
-  std::string token_order = "raster";    ///< raster, tiles or hilbert
-  std::array<int64_t, 3> tile{4, 4, 4};  ///< of tiles
+  std::string token_order = "raster";  ///< raster, tiles (of 4x4x4) or hilbert
   bool smooth_k = true;
   int32_t bits = 16, stage = 0;
   std::array<int64_t, 3> grid{};  ///< frames, height, width in tokens; zeros: not told
   std::string schedule, base, base_shapes, base_weights, needs, errors, created_by, licence;
 
   [[nodiscard]] int64_t tokens() const noexcept { return grid[0] * grid[1] * grid[2]; }
-  /// Index of the κ nearest to 1 - sparsity; the first of two as near.
+  /// Index of the κ nearest to 1 - sparsity; of two as near the smaller.
   [[nodiscard]] size_t nearest_kappa(double sparsity) const;
 };
 /// Throws FILE_FORMAT | VERSION | UNSUPPORTED naming `where` and the key.
