@@ -91,7 +91,7 @@ void add_info(CLI::App& app, Action& action) {
     bool json = false;
   };
   const auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("info", "Say what a file is: weights, checkpoint, latent, clip");
+  CLI::App* command = app.add_subcommand("info", "Say what a file is: weights, router pack, checkpoint, latent, clip");
   command->add_option("file", options->path, "File or model folder")->required()->type_name("FILE");
   command->add_flag("--json", options->json, "As JSON");
   command->footer(
