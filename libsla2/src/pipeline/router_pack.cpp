@@ -86,8 +86,9 @@ void check_grid(const RouterPack& pack, const Settings& settings) {
 }
 
 [[noreturn]] void contradiction(const RouterPack& pack, std::string_view name, std::string_view given, std::string_view decided) {
-  fail(SLA2_E_ARGUMENT, "{} = {} contradicts the router pack {}, which was made for {}; leave {} out, or the pack", name, given,
-       pack.path, decided, name);
+  fail(SLA2_E_ARGUMENT,
+       "{} = {} contradicts the router pack {}, which was made for {}; leave {} out or set it so, or leave out the pack", name,
+       given, pack.path, decided, name);
 }
 
 bool uses(const std::vector<AttentionRule>& rules, attention::Mode mode) {
