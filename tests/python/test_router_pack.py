@@ -15,8 +15,9 @@ import torch
 from make_pack import random_tensors, write_pack
 from make_tiny_model import make_tiny_model
 
-SIZE = {"width": 128, "height": 96, "frames": 13}
-GRID = (4, 6, 8)  # tokens
+SIZE = {"width": 64, "height": 96, "frames": 9}
+GRID = (3, 6, 4)  # tokens, in ragged blocks
+KAPPA = "0.4"  # two of five blocks
 BLOCK_Q, BLOCK_K = 32, 16
 SEED = 11
 
@@ -70,7 +71,7 @@ def formula(q, k, v, learned, pack, sparsity):
         if "proj_l.weight" not in learned:
             return sparse
         return sparse + linear @ learned["proj_l.weight"].double().T + learned["proj_l.bias"].double()
-    kappas = [float(x) for x in pack.get("kappa", "0.25").split(",")]
+    kappas = [float(x) for x in pack.get("kappa", KAPPA).split(",")]
     near = min(kappas, key=lambda kappa: abs(kappa - (1 - sparsity)))
     alpha = learned.get("alpha" if len(kappas) == 1 else f"alpha.k{round(near * 1e4):04d}")
     alpha_mode = pack.get("alpha_mode", "head_affine_lse")
@@ -170,6 +171,7 @@ def values(**more):
         "seed": SEED,
         "precision": "fp32",
         "preview_every": 0,
+        "threads": 1,
         **SIZE,
         **more,
     }
@@ -195,14 +197,19 @@ def reference(folder, monkeypatch):
     return Reference(folder, monkeypatch)
 
 
+def sampled(sla2, model, tmp_path, **settings):
+    """A run that ends with its first frame: what is asked here is known by then."""
+    done = s.run_job(sla2, model, values(latent_out=tmp_path / "latent.safetensors", **settings), frames_status=s.E_CANCELLED)
+    assert done.status == s.E_CANCELLED and done.report["steps_done"] == values(**settings)["steps"], done.error
+    return done
+
+
 def run(sla2, model, tmp_path, **settings):
     """The latent and the report."""
     from safetensors.torch import load_file
 
-    out = tmp_path / "latent.safetensors"
-    done = s.run_job(sla2, model, values(latent_out=out, **settings))
-    assert done.status == s.OK, done.error
-    return load_file(out)["latent"][None], done.report
+    report = sampled(sla2, model, tmp_path, **settings).report
+    return load_file(tmp_path / "latent.safetensors")["latent"][None], report
 
 
 def velocity_error(reference, latent, report):
@@ -217,7 +224,7 @@ CASES = {
     "affine, router per head": {},
     "one router for all heads, one layer only": {"router": "shared", "layers": [1]},
     "low rank, scalar": {"router": "low_rank", "alpha_mode": "head_scalar"},
-    "per block": {"alpha_mode": "block", "blocks": 6, "grid": "4x6x8"},
+    "per block": {"alpha_mode": "block", "blocks": 3, "grid": "3x6x4"},
     "constant": {"alpha_mode": "const"},
     "one layer of per-head numbers": {"alpha_mode": "head_scalar", "router": "none", "layers": [0]},
     "tiles": {"token_order": "tile:4x4x4"},
@@ -237,26 +244,26 @@ def test_velocity_against_diffusers(sla2, model, folder, reference, tmp_path, ca
     layers, router, blocks = options.pop("layers", [0, 1]), options.pop("router", "head"), options.pop("blocks", 0)
     made_of = {key: options[key] for key in ("mode", "alpha_mode") if key in options}
     tensors = random_tensors(layers, router=router, blocks=blocks, seed=3, **made_of)
-    pack = write_pack(tmp_path / "a.sla2.safetensors", folder, tensors, **options)
+    pack = write_pack(tmp_path / "a.sla2.safetensors", folder, tensors, **{"kappa": KAPPA, **options})
     latent, report = run(sla2, model, tmp_path, pack=pack)
     plain, _ = run(sla2, model, tmp_path)
-    reference.pack, reference.tensors, reference.sparsity = options, tensors, 0.75
+    reference.pack, reference.tensors, reference.sparsity = options, tensors, 0.6
     error = velocity_error(reference, latent, report)
     print(f"{case}: relative error {error:.2e}; the pack moves the latent by {float((latent - plain).norm() / plain.norm()):.2e}")
     assert error < 1e-4
     assert float((latent - plain).norm() / plain.norm()) > 1e-3
     assert report["pack"]["learned_layers"] == len(layers if tensors else [])
     assert report["pack"]["warnings"] == []
-    expected = 1.0 if options.get("mode") == "linear_only" else 0.75
+    expected = 1.0 if options.get("mode") == "linear_only" else 0.6
     assert all(layer["achieved_sparsity"] == pytest.approx(expected) for layer in report["layers"])
 
 
-@pytest.mark.parametrize(("sparsity", "near"), [(0.5, 0.5), (0.85, 0.1)])
+@pytest.mark.parametrize(("sparsity", "near"), [(0.4, 0.6), (0.85, 0.2)])
 def test_several_kappas(sla2, model, folder, reference, tmp_path, sparsity, near):
-    tensors = random_tensors([0, 1], kappa="0.1,0.5", seed=4)
-    pack = write_pack(tmp_path / "a.sla2.safetensors", folder, tensors, kappa="0.1,0.5")
+    tensors = random_tensors([0, 1], kappa="0.2,0.6", seed=4)
+    pack = write_pack(tmp_path / "a.sla2.safetensors", folder, tensors, kappa="0.2,0.6")
     latent, report = run(sla2, model, tmp_path, pack=pack, sparsity=sparsity)
-    reference.pack, reference.tensors, reference.sparsity = {"kappa": "0.1,0.5"}, tensors, sparsity
+    reference.pack, reference.tensors, reference.sparsity = {"kappa": "0.2,0.6"}, tensors, sparsity
     assert velocity_error(reference, latent, report) < 1e-4
     assert report["pack"]["kappa_used"] == [{"sparsity": sparsity, "kappa": near}]
     told = [note for note in report["fallbacks"] if "kappa" in note]
@@ -266,8 +273,8 @@ def test_several_kappas(sla2, model, folder, reference, tmp_path, sparsity, near
 def test_latents_of_several_steps_and_guidance(sla2, model, folder, reference, tmp_path):
     """A short Euler loop from the same noise: fp32 to 1e-4, bf16 to twice the error of diffusers in bf16."""
     tensors = random_tensors([0, 1], seed=6)
-    pack = write_pack(tmp_path / "a.sla2.safetensors", folder, tensors)
-    reference.pack, reference.tensors, reference.sparsity = {}, tensors, 0.75
+    pack = write_pack(tmp_path / "a.sla2.safetensors", folder, tensors, kappa=KAPPA)
+    reference.pack, reference.tensors, reference.sparsity = {}, tensors, 0.6
     settings = {"steps": 3, "cfg_scale": 3, "pack": pack}
     latent, report = run(sla2, model, tmp_path, **settings)
     narrow, _ = run(sla2, model, tmp_path, **{**settings, "precision": "bf16"})
@@ -302,9 +309,9 @@ def test_projections_of_sla_v1_among_the_weights(sla2, folder, monkeypatch, tmp_
     with safe_open(folder / "dit.safetensors", "pt") as file:
         save_file(state, other / "dit.safetensors", metadata=file.metadata())
     opened = sla2.open(other)
-    latent, report = run(sla2, opened, tmp_path, attention="sla1", sparsity=0.75, block_q=BLOCK_Q, block_k=BLOCK_K)
+    latent, report = run(sla2, opened, tmp_path, attention="sla1", sparsity=0.6, block_q=BLOCK_Q, block_k=BLOCK_K)
     reference = Reference(other, monkeypatch)
-    reference.pack, reference.tensors, reference.sparsity = {"mode": "sla1", "linear_scope": "global", "smooth_k": "0"}, tensors, 0.75
+    reference.pack, reference.tensors, reference.sparsity = {"mode": "sla1", "linear_scope": "global", "smooth_k": "0"}, tensors, 0.6
     assert velocity_error(reference, latent, report) < 1e-4
     assert report["pack"]["mode"] == "sla1" and "SLA v1" in report["pack"]["name"]
     full, report = run(sla2, opened, tmp_path)
@@ -315,22 +322,22 @@ def test_projections_of_sla_v1_among_the_weights(sla2, folder, monkeypatch, tmp_
 
 def test_report_plan_and_free_settings(sla2, model, folder, tmp_path):
     tensors = random_tensors([0, 1], seed=3)
-    pack = write_pack(tmp_path / "a.sla2.safetensors", folder, tensors, stage=1, schedule="layers 0: full", requires="ab" * 32)
-    with_pack = s.run_job(sla2, model, values(pack=pack, latent_out=tmp_path / "l.safetensors"))
-    without = s.run_job(sla2, model, values(latent_out=tmp_path / "l.safetensors"))
+    pack = write_pack(tmp_path / "a.sla2.safetensors", folder, tensors, kappa=KAPPA, stage=1, schedule="layers 0: full", requires="ab" * 32)
+    with_pack = sampled(sla2, model, tmp_path, pack=pack)
+    without = sampled(sla2, model, tmp_path)
     told = with_pack.report["pack"]
     assert (told["name"], told["stage"], told["base"], told["errors"]) == (pack.name, 1, "tiny_random", {"relative_l1": 0.125})
     assert len(told["digest"]) == 64 and told["requires"] == "ab" * 32
     assert any("requires" in warning for warning in told["warnings"])
     assert [layer["sparse_forwards"] for layer in with_pack.report["layers"]] == [0, 1]
     settings = with_pack.report["settings"]
-    assert (settings["attention"], settings["block_q"], settings["sparsity"]) == ("sla2", "32", 0.75)
+    assert (settings["attention"], settings["block_q"], settings["sparsity"]) == ("sla2", "32", 0.6)
     held = sum(tensor.numel() * 4 for tensor in tensors.values())
     grown = with_pack.report["memory"]["planned_sample_bytes"] - without.report["memory"]["planned_sample_bytes"]
     assert grown >= held and "learned for attention" in with_pack.plan
-    own = s.run_job(sla2, model, values(pack=pack, latent_out=tmp_path / "l.safetensors", attention_schedule="sla2@0.5; layers 1: full"))
-    assert [layer["achieved_sparsity"] for layer in own.report["layers"]] == [0.5, 0.0]
-    few = s.run_job(sla2, model, values(pack=pack, latent_out=tmp_path / "l.safetensors", min_tokens=193))
+    own = sampled(sla2, model, tmp_path, pack=pack, attention_schedule="sla2@0.5; layers 1: full")
+    assert [layer["achieved_sparsity"] for layer in own.report["layers"]] == pytest.approx([0.4, 0.0])
+    few = sampled(sla2, model, tmp_path, pack=pack, min_tokens=73)
     assert all(layer["sparse_forwards"] == 0 for layer in few.report["layers"])
     assert any("min_tokens" in note for note in few.report["fallbacks"])
 
@@ -344,7 +351,7 @@ def stopped(sla2, model, path, **settings):
 
 
 def test_resume_with_a_pack(sla2, model, folder, tmp_path):
-    pack = write_pack(tmp_path / "a.sla2.safetensors", folder, random_tensors([0, 1], seed=3), schedule="steps 0: full")
+    pack = write_pack(tmp_path / "a.sla2.safetensors", folder, random_tensors([0, 1], seed=3), kappa=KAPPA, schedule="steps 0: full")
     whole = s.run_job(sla2, model, values(steps=5, pack=pack))
     path = stopped(sla2, model, tmp_path / "ckpt", pack=pack)
     assert np.array_equal(s.run_job(sla2, model, {}, resume=path).frames, whole.frames)
@@ -356,7 +363,7 @@ def test_resume_with_a_pack(sla2, model, folder, tmp_path):
     assert np.array_equal(s.run_job(sla2, model, {"pack": moved}, resume=path).frames, whole.frames)
 
     path = stopped(sla2, model, tmp_path / "ckpt", pack=moved)
-    write_pack(moved, folder, random_tensors([0, 1], seed=9), schedule="steps 0: full")
+    write_pack(moved, folder, random_tensors([0, 1], seed=9), kappa=KAPPA, schedule="steps 0: full")
     with pytest.raises(s.Failure, match="it was changed"):
         s.run_job(sla2, model, {}, resume=path)
     with pytest.raises(s.Failure, match="got none"):
