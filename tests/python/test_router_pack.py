@@ -80,7 +80,8 @@ def formula(q, k, v, learned, pack, sparsity):
     elif alpha is None or alpha_mode == "head_affine_lse":
         pairs = torch.tensor([0.6, 0.5]).repeat(heads, 1).double() if alpha is None else alpha.double()
         counts = torch.bincount(cols).double()
-        rest = torch.logsumexp((scores + counts.log()).masked_fill(chosen, -math.inf), dim=-1)
+        plain = means(q, BLOCK_Q) @ means(centred, BLOCK_K).transpose(-1, -2) * scale  # what the softmax would say, whatever was learned
+        rest = torch.logsumexp((plain + counts.log()).masked_fill(chosen, -math.inf), dim=-1)
         logit = pairs[:, :1] * (torch.logsumexp(logits, dim=-1) - rest[:, rows]) + pairs[:, 1:]
     else:
         logit = alpha.double()[:, None].expand(heads, tokens) if alpha_mode == "head_scalar" else alpha.double()[:, rows]
