@@ -21,7 +21,7 @@ constexpr int kMetadataVersion = 1;
 constexpr const char* kFormatName = "sla2.clip";
 constexpr uint64_t kLargestPicture = 256u << 20;  // bytes read in search of a PNG comment
 // What a report tells about how the frames came about, beyond the settings.
-constexpr std::array kReportKeys{"model", "sigmas", "prompt_cleaned", "negative_prompt_cleaned"};
+constexpr std::array kReportKeys{"model", "pack", "sigmas", "prompt_cleaned", "negative_prompt_cleaned"};
 
 /// Changes no pixel, or belongs to one machine.
 bool is_local(const sla2_param_info& info) {
@@ -84,7 +84,7 @@ std::string make_metadata(const sla2_params* params, const std::string& report) 
   if (told.is_object()) {
     if (told.contains("settings") && told["settings"].is_object()) settings.update(told["settings"]);
     for (const char* key : kReportKeys) {
-      if (told.contains(key)) object["report"][key] = told[key];
+      if (told.contains(key) && !told[key].is_null()) object["report"][key] = told[key];
     }
   }
   object["settings"] = known_settings(settings);
@@ -92,6 +92,7 @@ std::string make_metadata(const sla2_params* params, const std::string& report) 
   if (object["settings"].contains("model"))
     object["settings"]["model"] = model_name(object["settings"]["model"].get<std::string>());
   if (object.contains("report") && object["report"].contains("model")) object["report"]["model"].erase("path");
+  if (object.contains("report") && object["report"].contains("pack")) object["report"]["pack"].erase("path");
   return object.dump(-1, ' ', true, json::error_handler_t::replace);
 }
 

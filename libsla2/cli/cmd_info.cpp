@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // sla2 info: what a weights file, checkpoint or clip is.
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -15,6 +16,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int kNameWidth = 18;
+constexpr size_t kLongestList = 8;     // numbers shown; of longer lists their length
 constexpr size_t kLongestValue = 200;  // characters of a value in the table; --json shows all
 
 void row(const std::string& name, const std::string& value) {
@@ -37,7 +39,11 @@ void print_object(const json& object) {
       for (const auto& [name, inner] : value.items()) text += (text.empty() ? "" : ", ") + name + " " + value_text(inner);
       if (!text.empty()) row(key, text);
     } else if (value.is_array()) {
-      row(key, fmt::format("{} entries", value.size()));
+      const bool short_list =
+          value.size() <= kLongestList && std::all_of(value.begin(), value.end(), [](const json& v) { return v.is_number(); });
+      std::string text;
+      for (const json& entry : value) text += (text.empty() ? "" : ", ") + value_text(entry);
+      row(key, short_list ? text : fmt::format("{} entries", value.size()));
     } else if (!value.is_null() && !value_text(value).empty()) {
       row(key, value_text(value));
     }
@@ -91,7 +97,7 @@ void add_info(CLI::App& app, Action& action) {
     bool json = false;
   };
   const auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("info", "Say what a file is: weights, checkpoint, latent, clip");
+  CLI::App* command = app.add_subcommand("info", "Say what a file is: weights, router pack, checkpoint, latent, clip");
   command->add_option("file", options->path, "File or model folder")->required()->type_name("FILE");
   command->add_flag("--json", options->json, "As JSON");
   command->footer(

@@ -10,7 +10,7 @@ namespace sla2::cli {
 namespace {
 
 struct ResumeOptions {
-  std::string checkpoint, model, threads;
+  std::string checkpoint, model, pack, threads;
   OutputFlags output;
   Verbosity verbosity;
 };
@@ -22,6 +22,7 @@ void add_resume(CLI::App& app, Action& action) {
   CLI::App* command = app.add_subcommand("resume", "Go on with a stopped run");
   command->add_option("checkpoint", options->checkpoint, "OUT.sla2ckpt of the stopped run")->required()->type_name("CHECKPOINT");
   command->add_option("-m,--model", options->model, "The model, where it has moved since")->type_name("PATH");
+  command->add_option("--pack", options->pack, "The router pack, where it has moved since")->type_name("PATH");
   command->add_option("--threads", options->threads, "CPU threads; 0: all [as saved]")->type_name("INT");
   options->output.add_to(command);
   options->verbosity.add_to(command);
@@ -29,7 +30,7 @@ void add_resume(CLI::App& app, Action& action) {
   command->callback([options, &action] {
     action = [options] {
       return run_in_foreground(options->verbosity, [options] {
-        return prepare_resume(options->checkpoint, options->model, options->threads, options->output.choice());
+        return prepare_resume({options->checkpoint, options->model, options->pack, options->threads}, options->output.choice());
       });
     };
   });

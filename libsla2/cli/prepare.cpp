@@ -29,8 +29,8 @@ JobRequest prepare_generate(const SettingsSource& source, const OutputChoice& ou
   return request;
 }
 
-JobRequest prepare_resume(const std::string& checkpoint, const std::string& model, const std::string& threads,
-                          const OutputChoice& output) {
+JobRequest prepare_resume(const ResumeSource& source, const OutputChoice& output) {
+  const std::string& checkpoint = source.checkpoint;
   JobRequest request;
   request.resume = true;
   request.checkpoint = checkpoint;
@@ -39,8 +39,10 @@ JobRequest prepare_resume(const std::string& checkpoint, const std::string& mode
   request.params.reset(saved);
   request.changes = make_params();
   require(sla2_params_set_text(request.changes.get(), "checkpoint", checkpoint.c_str()));
-  if (!threads.empty()) require(sla2_params_set_text(request.changes.get(), "threads", threads.c_str()));
-  const std::string name = model.empty() ? param_text(request.params.get(), "model") : model;
+  if (!source.threads.empty()) require(sla2_params_set_text(request.changes.get(), "threads", source.threads.c_str()));
+  if (!source.pack.empty())
+    require(sla2_params_set_text(request.changes.get(), "pack", fs::absolute(source.pack).lexically_normal().string().c_str()));
+  const std::string name = source.model.empty() ? param_text(request.params.get(), "model") : source.model;
   if (name.empty()) fail(SLA2_E_ARGUMENT, "{} does not say which model it belongs to; add -m MODEL", checkpoint);
   request.model = locate_model(name, "").string();
   request.plan = output.plan;

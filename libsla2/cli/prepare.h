@@ -14,8 +14,11 @@ struct OutputChoice {
 };
 
 JobRequest prepare_generate(const SettingsSource& source, const OutputChoice& output);
-/// model, threads: "" for the saved one.
-JobRequest prepare_resume(const std::string& checkpoint, const std::string& model, const std::string& threads,
-                          const OutputChoice& output);
+
+struct ResumeSource {
+  std::string checkpoint;
+  std::string model, pack, threads;  ///< "" for the saved one
+};
+JobRequest prepare_resume(const ResumeSource& source, const OutputChoice& output);
 
 }  // namespace sla2::cli

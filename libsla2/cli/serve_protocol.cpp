@@ -215,6 +215,7 @@ JobOrder parse_resume(const Request& request) {
   JobOrder order = output_members(&members);
   order.checkpoint = members.text("checkpoint");
   order.model = members.text("model");
+  order.pack = members.text("pack");
   order.threads = members.integer("threads");
   members.end();
   if (order.checkpoint.empty()) members.fail("\"checkpoint\" is missing");

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "settings.h"
 
+#include <sla2/generate.h>
+
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "clip_metadata.h"
@@ -35,6 +38,51 @@ void merge_earlier_run(sla2_params* params, const fs::path& path) {
   if (status != SLA2_OK) fail(status, "{}: {}", path.string(), sla2_last_error());
 }
 
+namespace {
+
+/// What --from says of the pack that clip was made with: repeating it with another one would not be repeating it.
+void check_repeated_pack(const SettingsSource& source, const std::string& pack) {
+  const std::optional<json> clip = read_metadata(source.from);
+  const json report =
+      clip ? clip->value("report", json::object()) : json::parse(read_text(source.from, kLargestSettingsFile), nullptr, false);
+  if (!report.is_object() || !report.contains("pack") || !report["pack"].is_object()) return;
+  const std::string before = report["pack"].value("digest", "");
+  const std::string info = text_of([&](char* buffer, uint64_t capacity) {
+    uint64_t needed = 0;
+    require(sla2_file_info(pack.c_str(), buffer, capacity, &needed));
+    return needed;
+  });
+  const std::string now = json::parse(info).value("digest", "");
+  if (!before.empty() && now != before)
+    fail(SLA2_E_MODEL_MISMATCH,
+         "--from {}: it was made with a router pack of digest {}; {} has {}: it was changed. Put the old one back, or say --pack "
+         "{} to "
+         "use this one",
+         source.from, before, pack, now.empty() ? "none" : now, pack);
+}
+
+/// Made absolute, so that a run can be resumed from elsewhere; a preset's own is looked for beside the preset too.
+void locate_pack(const SettingsSource& source, Settings& settings) {
+  const std::string given = param_text(settings.params.get(), "pack");
+  if (given.empty()) return;
+  const auto flag = [](const auto& value) { return value.first == "pack"; };
+  const bool by_flag = std::any_of(source.values.begin(), source.values.end(), flag);
+  fs::path pack = given;
+  std::error_code error;
+  if (!by_flag && !source.preset.empty() && !fs::exists(pack, error)) {
+    const fs::path beside = locate_preset(source.preset).parent_path() / pack;
+    if (fs::exists(beside, error)) pack = beside;
+  }
+  pack = fs::absolute(pack).lexically_normal();
+  if (!fs::exists(pack, error))
+    fail(SLA2_E_FILE_NOT_FOUND, "router pack {} does not exist; check --pack, or leave it out{}", pack.string(),
+         !by_flag && !source.from.empty() ? " (--pack \"\")" : "");
+  require(sla2_params_set_text(settings.params.get(), "pack", pack.string().c_str()));
+  if (!by_flag && !source.from.empty()) check_repeated_pack(source, pack.string());
+}
+
+}  // namespace
+
 Settings gather_settings(const SettingsSource& source) {
   Settings settings{make_params(), ""};
   fs::path beside;
@@ -53,6 +101,7 @@ Settings gather_settings(const SettingsSource& source) {
   if (model.empty()) model = kShippedModel;
   settings.model = fs::absolute(locate_model(model, beside)).lexically_normal().string();
   require(sla2_params_set_text(settings.params.get(), "model", settings.model.c_str()));
+  locate_pack(source, settings);
   return settings;
 }
 

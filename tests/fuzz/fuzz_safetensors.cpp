@@ -1,33 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole files: opened as a checkpoint, every tensor read. Only sla2::Error may come out, and every tensor that the header
 // promises must be readable.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <cstdint>
 #include <cstdlib>
 #include <map>
 #include <string>
 #include <vector>
 
+#include "memory_file.h"
 #include "weights/weights.h"
 
 namespace {
-
-/// A file in memory: /proc/self/fd/N is a path the reader can open.
-class MemoryFile {
- public:
-  MemoryFile(const uint8_t* data, size_t size) : descriptor_(::memfd_create("fuzz", MFD_CLOEXEC)) {
-    if (descriptor_ < 0 || ::write(descriptor_, data, size) != static_cast<ssize_t>(size)) std::abort();
-  }
-  ~MemoryFile() { ::close(descriptor_); }
-  MemoryFile(const MemoryFile&) = delete;
-  MemoryFile& operator=(const MemoryFile&) = delete;
-  [[nodiscard]] std::string path() const { return "/proc/self/fd/" + std::to_string(descriptor_); }
-
- private:
-  int descriptor_;
-};
 
 void read_everything(const std::string& path) {
   constexpr int64_t kMostElements = 1 << 20;

@@ -20,7 +20,8 @@ extern "C" {
 typedef struct sla2_model sla2_model; /**< immutable, ref-counted: share freely between threads */
 typedef struct sla2_job sla2_job;     /**< cancel: any thread; the rest: one thread at a time */
 
-/** Say what a weights file, folder, sharded index, latent or checkpoint is, from its header alone, as a JSON object:
+/** Say what a weights file, router pack, folder, sharded index, latent or checkpoint is, from its header alone (a pack's digest is of
+ *  the whole file), as a JSON object:
  *  kind, naming, dtype, sizes, "summary" (one sentence), "fits" (what goes with it), "tensors".
  *  Writes at most `capacity` bytes; `needed` (may be NULL) gets the size with terminator.
  *  @return SLA2_OK | SLA2_E_FILE_NOT_FOUND | SLA2_E_FILE_READ | SLA2_E_FILE_FORMAT. Any thread. @since 0.1 */
@@ -81,8 +82,8 @@ SLA2_API sla2_status sla2_job_callbacks_init(sla2_job_callbacks *callbacks, uint
 SLA2_API sla2_status sla2_job_create(sla2_model *model, const sla2_params *params, const sla2_job_callbacks *callbacks, sla2_job **job);
 
 /** Go on from a checkpoint; bit-identical to an uninterrupted run on the same machine. `params` may change only
- *  "threads", "checkpoint" and preview settings; NULL: as saved.
- *  @return as sla2_job_create, or SLA2_E_FILE_* | SLA2_E_MODEL_MISMATCH (other weights). @since 0.1 */
+ *  "threads", "checkpoint", preview settings and where files lie ("pack" among them: its digest must be the same); NULL: as saved.
+ *  @return as sla2_job_create, or SLA2_E_FILE_* | SLA2_E_MODEL_MISMATCH (other weights, another router pack). @since 0.1 */
 SLA2_API sla2_status sla2_job_resume(sla2_model *model, const char *checkpoint, const sla2_params *params,
                                      const sla2_job_callbacks *callbacks, sla2_job **job);
 

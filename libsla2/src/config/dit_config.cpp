@@ -78,6 +78,9 @@ std::vector<ExpectedTensor> expected_tensors(const DitConfig& c) {
     if (c.cross_attn_norm) {
       for (const char* part : {"norm3.weight", "norm3.bias"}) list.push_back({block + part, {c.dim}});
     }
+    // Optional: SLA v1's projection of the linear branch, which attention sla1 reads (weights::sla1_weights).
+    list.push_back({block + "self_attn.proj_l.weight", {c.head_dim, c.head_dim}, false});
+    list.push_back({block + "self_attn.proj_l.bias", {c.head_dim}, false});
     add_linear(list, block + "ffn.0", c.ffn_dim, c.dim);
     add_linear(list, block + "ffn.2", c.dim, c.ffn_dim);
   }

@@ -7,5 +7,6 @@
 #include "core/dtype.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/sha256.h"
 #include "core/tensor_view.h"
 #include "core/threads.h"

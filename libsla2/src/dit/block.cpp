@@ -32,7 +32,7 @@ attention::Operand heads_of(const float* data, int64_t width, int64_t head_dim) 
 }
 
 double self_attention(const config::DitConfig& c, const Block& block, const float* modulation, attention::Plan& plan,
-                      const Workspace& work) {
+                      const attention::Parameters& learned, const Workspace& work) {
   const float *shift = modulation, *scale = shift + c.dim, *gate = scale + c.dim;
   const auto eps = static_cast<float>(c.eps);
   const int64_t width = 3 * c.dim;
@@ -44,9 +44,13 @@ double self_attention(const config::DitConfig& c, const Block& block, const floa
     kernels::rms_norm_rope(qkv + c.dim, width, block.norm_k.data(), eps, work.rope, row, rows, c.heads);
   });
   const double spent = seconds([&] {
-    plan.forward(heads_of(work.qkv, width, c.head_dim), heads_of(work.qkv + c.dim, width, c.head_dim),
-                 heads_of(work.qkv + 2 * c.dim, width, c.head_dim), nullptr, work.attention,
-                 {work.self_out, DType::kF32, 0, c.head_dim, c.dim});
+    attention::Forward call;
+    call.q = heads_of(work.qkv, width, c.head_dim);
+    call.k = heads_of(work.qkv + c.dim, width, c.head_dim);
+    call.v = heads_of(work.qkv + 2 * c.dim, width, c.head_dim);
+    call.out = {work.self_out, DType::kF32, 0, c.head_dim, c.dim};
+    call.parameters = learned;
+    plan.forward(call, work.attention);
   });
   for_chunks(work, [&](int64_t row, int64_t rows) {
     block.self_out.forward(work.self_out + row * c.dim, rows, c.dim, work.x + row * c.dim, c.dim, {Kind::kAddGated, gate},
@@ -116,10 +120,23 @@ Block load_block(const Loader& loader, const config::DitConfig& c, int64_t layer
   return block;
 }
 
+attention::Parameters learned_parameters(const weights::PackLayer& learned, const LayerAttention& layer) {
+  const auto pointer = [](const std::vector<float>& values) { return values.empty() ? nullptr : values.data(); };
+  attention::Parameters p;
+  p.router_q = pointer(learned.router_q);
+  p.router_k = pointer(learned.router_k);
+  p.router_heads = learned.router_heads;
+  p.proj = pointer(learned.proj);
+  p.proj_bias = pointer(learned.proj_bias);
+  if (!learned.mix.empty()) p.mix = pointer(learned.mix.at(static_cast<size_t>(layer.mix_set)));
+  return p;
+}
+
 BlockTimes run_block(const config::DitConfig& config, const Block& block, const float* modulation, const Prompt& prompt,
-                     int64_t layer, attention::Plan& self_plan, attention::Plan& cross_plan, const Workspace& work) {
+                     int64_t layer, attention::Plan& self_plan, const attention::Parameters& learned, attention::Plan& cross_plan,
+                     const Workspace& work) {
   BlockTimes times;
-  times.attention_seconds = self_attention(config, block, modulation, self_plan, work);
+  times.attention_seconds = self_attention(config, block, modulation, self_plan, learned, work);
   times.attention_seconds += cross_attention(config, block, prompt, layer, cross_plan, work);
   feed_forward(config, block, modulation, work);
   return times;

@@ -29,6 +29,13 @@ struct LayerAttention {
   double sparsity = 0;
   int32_t block_q = attention::Config{}.block_q, block_k = attention::Config{}.block_k;
   int32_t bits = attention::Config{}.bits;
+  attention::Router router = attention::Config{}.router;
+  attention::Mix mix = attention::Config{}.mix;
+  attention::Scope scope = attention::Config{}.scope;
+  bool smooth_k = attention::Config{}.smooth_k;
+  int64_t min_tokens = 0;  ///< fewer tokens than this run as full where that is the same kind of thing; see attention::Config
+  bool learned = false;    ///< reads what Options::pack holds for the layer
+  int32_t mix_set = 0;     ///< and of its mixing numbers those of this κ
   auto operator<=>(const LayerAttention&) const = default;
 };
 
@@ -36,6 +43,9 @@ struct Options {
   Precision precision = Precision::kAuto;
   int linear_bits = 16;  ///< 8: the blocks' Linears in whole bytes (W8A8), scales per token and channel; the rest as precision
   attention::Order token_order = attention::Order::kRaster;  ///< of tokens in the blocks: what a block of keys stands for
+
+  std::shared_ptr<const weights::RouterPack>
+      pack{};               ///< learned tensors of layers whose attention asks for them; of this geometry
   int64_t token_chunk = 0;  ///< rows at a time in QKV and FFN, so that only attention sees whole-sequence tensors; 0: see plan.h
   /// For tests: called after each block with x [tokens, dim]; block -1 is the patch embedding.
   std::function<void(int64_t block, std::span<const float> x)> on_block{};

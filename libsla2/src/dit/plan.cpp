@@ -52,6 +52,11 @@ attention::Config self_attention_config(const config::DitConfig& config, int64_t
   c.sparsity = layer.sparsity;
   c.block_q = layer.block_q;
   c.block_k = layer.block_k;
+  c.router = layer.router;
+  c.mix = layer.mix;
+  c.scope = layer.scope;
+  c.smooth_k = layer.smooth_k;
+  c.min_tokens = layer.min_tokens;
   return c;
 }
 
@@ -106,7 +111,8 @@ PlanSummary plan(const config::DitConfig& config, const latent::Grid& grid, int6
                  attention::Plan::create(self_attention_config(config, grid.tokens(), kind, holding.compute))->workspace_bytes());
 
   PlanSummary summary;
-  summary.weight_bytes = resident_bytes(config, holding);
+  const uint64_t pack = options.pack == nullptr ? 0 : options.pack->bytes();
+  summary.weight_bytes = resident_bytes(config, holding) + pack;
   const uint64_t constants = float_bytes(config.layers * 2 * keys, config.dim);
   const uint64_t pass = kernels::PackedLinear::held_bytes(width, config.dim, holding.held) + float_bytes(2 * keys, config.dim) +
                         float_bytes(keys, config.text_dim) + scratch_bytes({spec_text_in(config)}, keys, holding);
@@ -114,12 +120,13 @@ PlanSummary plan(const config::DitConfig& config, const latent::Grid& grid, int6
   summary.activation_bytes = activations.memory.total_bytes() + workspace;
   const auto mib = [](uint64_t bytes) { return static_cast<double>(bytes) / kMiB; };
   summary.text = fmt::format(
-      "weights: {:.1f} MiB, Linears held as {}, products in {}{}\n"
+      "weights: {:.1f} MiB, Linears held as {}, products in {}{}{}\n"
       "prompt: {:.1f} MiB cross-attention K and V ({} keys), {:.1f} MiB while they are made\n"
       "attention workspace: {:.1f} MiB\nactivations: {:.1f} MiB for {} tokens, {} rows at a time\n{}",
       mib(summary.weight_bytes), dtype_name(holding.held), holding.compute == kernels::Compute::kBf16 ? "bf16" : "fp32",
-      holding.eight_bits ? "; those of the blocks as 8-bit integers" : "", mib(constants), keys, mib(pass), mib(workspace),
-      mib(activations.memory.total_bytes()), activations.tokens, activations.chunk, activations.memory.to_text());
+      holding.eight_bits ? "; those of the blocks as 8-bit integers" : "",
+      pack > 0 ? fmt::format("; {:.1f} MiB of them learned for attention", mib(pack)) : "", mib(constants), keys, mib(pass),
+      mib(workspace), mib(activations.memory.total_bytes()), activations.tokens, activations.chunk, activations.memory.to_text());
   return summary;
 }
 

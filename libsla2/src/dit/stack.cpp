@@ -24,6 +24,9 @@ class LoadedDit final : public Dit {
         loader_(*checkpoint_, holding_) {
     SLA2_CHECK(options_.token_chunk >= 0, SLA2_E_ARGUMENT, "token_chunk is {}, expected at least 1, or 0 for the default",
                options_.token_chunk);
+    SLA2_CHECK(options_.pack == nullptr || static_cast<int64_t>(options_.pack->layers.size()) == config_.layers,
+               SLA2_E_MODEL_MISMATCH, "{}: a router pack of {} layers, the model has {}", checkpoint_->path(),
+               options_.pack->layers.size(), config_.layers);
     SLA2_CHECK(!config_.image_branch, SLA2_E_UNSUPPORTED,
                "{}: an image-to-video model; this version runs text-to-video models only", checkpoint_->path());
     loader_.check_complete(config_);
@@ -167,6 +170,9 @@ void LoadedDit::check_input(const latent::Latent& x, const Prompt& prompt, std::
              "diffusion model: this prompt was prepared for another model");
   SLA2_CHECK(policy.empty() || static_cast<int64_t>(policy.size()) == config_.layers, SLA2_E_ARGUMENT,
              "diffusion model: attention policy for {} layers, the model has {}", policy.size(), config_.layers);
+  for (const LayerAttention& layer : policy)
+    SLA2_CHECK(!layer.learned || options_.pack != nullptr, SLA2_E_ARGUMENT,
+               "diffusion model: a layer asks for what was learned, and no router pack was loaded");
 }
 
 void LoadedDit::forward(const latent::Latent& x, float timestep, const PromptContext& context,
@@ -193,9 +199,12 @@ void LoadedDit::forward(const latent::Latent& x, float timestep, const PromptCon
     cancel.check();
     const auto start = std::chrono::steady_clock::now();
     const auto index = static_cast<size_t>(layer);
-    attention::Plan& self = self_plan(policy.empty() ? LayerAttention{} : policy[index]);
+    const LayerAttention kind = policy.empty() ? LayerAttention{} : policy[index];
+    const attention::Parameters learned =
+        kind.learned ? learned_parameters(options_.pack->layers[index], kind) : attention::Parameters{};
+    attention::Plan& self = self_plan(kind);
     const BlockTimes times = run_block(config_, blocks_[index], step_.blocks.data() + layer * kModulationVectors * config_.dim,
-                                       *prompt, layer, self, cross, work_);
+                                       *prompt, layer, self, learned, cross, work_);
     if (report != nullptr) {
       note_bad(layer, work_.x, values);
       const double spent = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -6,6 +6,17 @@
 namespace sla2::pipeline {
 namespace {
 
+/// What the pack says of a layer that runs its mode. A layer without numbers for mixing has the default ones, whatever the others
+/// have.
+void add_learned(const AttentionSettings& attention, const weights::PackLayer& learned, dit::LayerAttention& one) {
+  one.router = attention.router;
+  one.scope = attention.scope;
+  one.smooth_k = attention.smooth_k;
+  if (!learned.mix.empty() || attention.mix == attention::Mix::kConst) one.mix = attention.mix;
+  one.learned = !learned.empty();
+  if (learned.mix.size() > 1) one.mix_set = static_cast<int32_t>(attention.pack->metadata.nearest_kappa(one.sparsity));
+}
+
 dit::LayerAttention one_layer(const AttentionSettings& attention, int step, int steps, int64_t layer, int64_t layers) {
   const bool guarded = step < attention.steps_first || step >= steps - attention.steps_last || layer < attention.layers_first ||
                        layer >= layers - attention.layers_last;
@@ -20,7 +31,11 @@ dit::LayerAttention one_layer(const AttentionSettings& attention, int step, int 
   // Eight bits are for full attention too: it is the one with the most products.
   if (mode == attention::Mode::kFull && attention.bits == dit::LayerAttention{}.bits) return {};
   if (mode == attention::Mode::kFull) sparsity = 0;
-  return {mode, sparsity, attention.block_q, attention.block_k, attention.bits};
+  dit::LayerAttention one{mode, sparsity, attention.block_q, attention.block_k, attention.bits};
+  if (mode != attention::Mode::kFull) one.min_tokens = attention.min_tokens;
+  if (attention.pack != nullptr && mode == attention.pack_mode)
+    add_learned(attention, attention.pack->layers[static_cast<size_t>(layer)], one);
+  return one;
 }
 
 }  // namespace

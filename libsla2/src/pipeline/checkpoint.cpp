@@ -37,7 +37,11 @@ std::map<std::string, std::string> common_metadata(const char* format, const Mod
           {"params", settings.values.to_json()},
           {"prompt_cleaned", settings.prompt},
           {"sigmas", list_of(settings.schedule.sigmas).dump()},
-          {"digests", json{{"dit", model.dit_digest}, {"vae", model.vae_digest}, {"text_encoder", model.encoder_digest}}.dump()}};
+          {"digests", json{{"dit", model.dit_digest},
+                           {"vae", model.vae_digest},
+                           {"text_encoder", model.encoder_digest},
+                           {"pack", settings.attention.pack == nullptr ? std::string() : settings.attention.pack->digest}}
+                          .dump()}};
 }
 
 /// Reads typed things out of a checkpoint's metadata and tensors, naming the file when something is off.
@@ -155,6 +159,7 @@ SavedJob read_checkpoint(const std::string& path) {
   saved.dit_digest = json_text(digests, "dit");
   saved.vae_digest = json_text(digests, "vae");
   saved.encoder_digest = json_text(digests, "text_encoder");
+  saved.pack_digest = json_text(digests, "pack");  // absent in checkpoints of before there were packs
 
   JobState& state = saved.state;
   state.step = reader.integer("step", 0, kMaxSavedSteps);

@@ -11,9 +11,9 @@ namespace sla2::pipeline {
 namespace {
 
 /// What may change between a run and its continuation, because the frames do not depend on it.
-constexpr std::array<std::string_view, 11> kFreeOnResume{"threads",    "checkpoint",      "checkpoint_every", "preview_every",
+constexpr std::array<std::string_view, 12> kFreeOnResume{"threads",    "checkpoint",      "checkpoint_every", "preview_every",
                                                          "latent_out", "embedding_cache", "memory_limit",     "model",
-                                                         "vae",        "text_encoder",    "tokenizer"};
+                                                         "vae",        "text_encoder",    "tokenizer",        "pack"};
 
 class RunningJob final : public Job {
  public:
@@ -132,6 +132,30 @@ void check_same_weights(const SavedJob& saved, const ModelParts& model, const st
   check("text encoder", saved.encoder_digest, model.encoder_digest, model.text_encoder->path());
 }
 
+/// The pack may lie elsewhere by now, but its bytes must be the same.
+void check_same_pack(const SavedJob& saved, const config::ParamSet& values, const std::string& path) {
+  const std::string pack = values.text("pack"), before = saved.values.text("pack");
+  constexpr const char* kRemedy =
+      "put the file back, or name where it is now with the parameter pack (`sla2 resume --pack FILE`)";
+  if (saved.pack_digest.empty()) {
+    SLA2_CHECK(pack.empty(), SLA2_E_ARGUMENT, "resume: {} was begun without a router pack; expected none, got {}: leave pack out",
+               path, pack);
+    return;
+  }
+  SLA2_CHECK(!pack.empty(), SLA2_E_MODEL_MISMATCH, "resume: {} was begun with the router pack {}, digest {}; got none: {}", path,
+             before, saved.pack_digest, kRemedy);
+  std::string now;
+  try {
+    now = weights::file_sha256(pack);
+  } catch (const Error& error) {
+    fail(error.status(), "resume: {} was begun with the router pack {}, digest {}; got {}: {}", path, before, saved.pack_digest,
+         error.what(), kRemedy);
+  }
+  SLA2_CHECK(now == saved.pack_digest, SLA2_E_MODEL_MISMATCH,
+             "resume: {} was begun with a router pack of digest {}; {} has {}: it was changed. {}", path, saved.pack_digest, pack,
+             now, kRemedy);
+}
+
 void check_state_fits(const SavedJob& saved, const JobContext& job, const std::string& path) {
   const latent::Latent& x = saved.state.x;
   const latent::Latent& shape = job.settings.shape;
@@ -161,7 +185,9 @@ std::unique_ptr<Job> Job::resume(std::shared_ptr<const Model> model, const std::
                                  const config::ParamSet& changes, Callbacks callbacks) {
   SavedJob saved = read_checkpoint(checkpoint);
   check_same_weights(saved, opened(*model).parts(), checkpoint);
-  auto job = make_context(std::move(model), merged_for_resume(saved.values, changes), std::move(callbacks));
+  const config::ParamSet values = merged_for_resume(saved.values, changes);
+  check_same_pack(saved, values, checkpoint);
+  auto job = make_context(std::move(model), values, std::move(callbacks));
   check_state_fits(saved, *job, checkpoint);
   job->settings.notes.clear();  // told by the first run, and in state.notes
   job->record.resumed_from = job->record.steps_done = saved.state.step;

@@ -71,6 +71,8 @@ PartPaths read_model_json(const fs::path& file) {
                   part("text_encoder", true), part("tokenizer", false), {}};
   if (const auto defaults = root.find("defaults"); defaults != root.end()) {
     paths.defaults.merge_json(defaults->dump(), where + ", defaults");
+    if (const std::string pack = paths.defaults.text("pack"); !pack.empty())
+      paths.defaults.set_text("pack", (folder / path_of(pack)).string());
   }
   return paths;
 }

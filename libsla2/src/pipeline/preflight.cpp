@@ -30,6 +30,7 @@ uint64_t sampling_bytes(const ModelParts& model, const Settings& settings, const
   dit::Options options;
   options.precision = settings.precision;
   options.linear_bits = settings.linear_bits;
+  options.pack = settings.attention.pack;
   const auto kinds = attention_kinds(settings.attention, settings.steps(), model.dit_config.layers);
   const dit::PlanSummary plan = dit::plan(model.dit_config, grid, tokens, options, kinds, dit::stored_type(*model.dit));
   const uint64_t prompts = plan.prompt_bytes * (settings.guided() ? 2 : 1);

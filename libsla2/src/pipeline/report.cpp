@@ -2,7 +2,7 @@
 // The run report.
 #include "pipeline/report.h"
 
-#include <nlohmann/json.hpp>
+#include "pipeline/router_pack.h"
 
 namespace sla2::pipeline {
 
@@ -44,7 +44,7 @@ void RunRecord::add(const dit::ForwardReport& report) {
     to.seconds += from.seconds;
     to.attention_seconds += from.attention_seconds;
     ++to.forwards;
-    if (from.attention.mode_used == attention::Mode::kSla2) {
+    if (from.attention.mode_used != attention::Mode::kFull) {
       ++to.sparse_forwards;
       to.sparsity_sum += from.attention.achieved_sparsity;
     }
@@ -85,6 +85,7 @@ std::string report_json(const ModelParts& model, const Settings& settings, const
                      {"total", record.total_seconds}};
   root["step_seconds"] = record.step_seconds;
   root["layers"] = layer_list(record);
+  root["pack"] = pack_report(model, settings);
   root["linears"] = linear_bits(model, settings);
   root["fallbacks"] = record.fallbacks;
   root["memory"] = {{"planned_bytes", plan.peak_bytes()},        {"planned_text_bytes", plan.text_bytes},

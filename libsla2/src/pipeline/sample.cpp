@@ -67,6 +67,7 @@ class SamplingRun {
     dit::Options options;
     options.precision = job_.state.use_fp32 ? dit::Precision::kF32 : settings_.precision;
     options.token_order = settings_.attention.token_order;
+    options.pack = settings_.attention.pack;
     if (!job_.state.use_fp32) options.linear_bits = settings_.linear_bits;
     constexpr int kUnits = 100;
     dit_ = dit::Dit::load(job_.parts().dit, options, job_.cancel,

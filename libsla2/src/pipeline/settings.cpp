@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "pipeline/router_pack.h"
 #include "text/text.h"
 
 namespace sla2::pipeline {
@@ -73,6 +74,7 @@ void resolve_attention(const ModelParts& model, Settings& settings) {
                           : order == "hilbert" ? attention::Order::kHilbert
                                                : attention::Order::kRaster;
   attention.rules = parse_attention_schedule(values.text("attention_schedule"));
+  attention.min_tokens = values.integer("min_tokens");
   attention.sparsity = values.number("sparsity");
   attention.block_q = static_cast<int32_t>(values.integer("block_q"));
   attention.block_k = static_cast<int32_t>(values.integer("block_k"));
@@ -83,6 +85,9 @@ void resolve_attention(const ModelParts& model, Settings& settings) {
   const bool asked = attention.mode != attention::Mode::kFull || !attention.rules.empty();
   if (asked && attention_kinds(attention, settings.steps(), model.dit_config.layers).empty())
     settings.notes.emplace_back("attention is full everywhere: the dense steps, layers or rules asked for leave nothing else");
+  if (asked && settings.grid.tokens() < attention.min_tokens)
+    settings.notes.push_back(fmt::format("min_tokens = {}: this clip has {} tokens, so sla2, sparse_only and pooled run as full",
+                                         attention.min_tokens, settings.grid.tokens()));
 }
 
 void resolve_linear_bits(const ModelParts& model, Settings& settings) {
@@ -123,7 +128,9 @@ Settings resolve_settings(const ModelParts& model, const config::ParamSet& param
 
   resolve_schedule(model, params, settings);
   settings.seed = static_cast<uint64_t>(values.integer("seed"));
+  apply_pack(model, params, settings);
   resolve_attention(model, settings);
+  tell_kappas(model, settings);
   settings.precision = dit_precision(values.text("precision"));
   resolve_linear_bits(model, settings);
   settings.vae_precision = vae_precision(values.text("vae_precision"));

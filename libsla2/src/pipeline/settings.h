@@ -3,6 +3,7 @@
 // against each other.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,12 +25,21 @@ struct AttentionSettings {
   attention::Order token_order = attention::Order::kRaster;
   std::vector<AttentionRule> rules;  ///< of attention_schedule; the last that fits decides
   int32_t block_q = 128, block_k = 64;
+  int64_t min_tokens = 0;
+  std::shared_ptr<const weights::RouterPack> pack;  ///< or SLA v1 weights of the model; null: nothing was learned
+  /// In layers of the pack's mode: what it says, then what was learned.
+  attention::Mode pack_mode = attention::Mode::kFull;
+  attention::Router router = attention::Router::kSla2;
+  attention::Mix mix = attention::Mix::kHeadAffineLse;
+  attention::Scope scope = attention::Scope::kComplement;
+  bool smooth_k = true;
   int64_t steps_first = 0, steps_last = 0, layers_first = 0, layers_last = 0;  ///< kept dense
 };
 
 struct Settings {
-  config::ParamSet values;         ///< user's and model's, as text; what is saved and reported
-  std::vector<std::string> notes;  ///< decisions the user should hear of
+  config::ParamSet values;                 ///< user's and model's, as text; what is saved and reported
+  std::vector<std::string> notes;          ///< decisions the user should hear of
+  std::vector<std::string> pack_warnings;  ///< those about the router pack, for the report
 
   std::string prompt, negative;  ///< cleaned
   int64_t width = 0, height = 0, frames = 0;

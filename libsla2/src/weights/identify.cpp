@@ -38,6 +38,7 @@ std::string_view naming_name(Naming naming) {
 struct Description {
   std::string what, fits, variant;
   json sizes = json::object();
+  json more = json::object();  ///< entries of the JSON that only this kind has
 };
 
 int64_t extent(const SourceSet& set, std::string_view name, size_t axis) {
@@ -64,6 +65,13 @@ std::string billions(int64_t parameters) {
   return fmt::format("{}", parameters);
 }
 
+/// Layers with SLA v1's projection of the linear branch.
+int64_t count_projections(const SourceSet& set) {
+  return std::count_if(set.entries.begin(), set.entries.end(), [](const auto& entry) {
+    return entry.first.starts_with("blocks.") && entry.first.ends_with(".self_attn.proj_l.weight");
+  });
+}
+
 Description describe_dit(const SourceSet& set) {
   const int64_t dim = extent(set, "head.modulation", 2);
   const int64_t ffn = extent(set, "blocks.0.ffn.0.weight", 0), text = extent(set, "text_embedding.0.weight", 1);
@@ -85,7 +93,11 @@ Description describe_dit(const SourceSet& set) {
   const bool b1_3 = dim == 1536 && layers == 30, b14 = dim == 5120 && layers == 40;
   const bool wan22 = dim == 3072 && in == 48;
   const std::string size = b1_3 ? "1.3B" : b14 ? "14B" : wan22 ? "2.2 5B" : "of its own size";
-  d.what = fmt::format("Wan DiT {} {} ({} layers, width {}, text width {})", d.variant, size, layers, dim, text);
+  const int64_t projections = count_projections(set);
+  if (projections > 0) d.more["sla1_layers"] = projections;
+  d.what = fmt::format(
+      "Wan DiT {} {} ({} layers, width {}, text width {}){}", d.variant, size, layers, dim, text,
+      projections > 0 ? fmt::format(" with SLA v1 projections in {} layers, used by --attention sla1", projections) : "");
   d.fits = fmt::format("a UMT5 encoder of width {}{} and a Wan-VAE with {} latent channels", text,
                        text == kUmt5Width ? " (UMT5-XXL)" : "", out);
   return d;
@@ -150,6 +162,43 @@ Description describe_lora(const SourceSet& set) {
   return d;
 }
 
+/// Geometry, what it is for and what was measured; a pack that is damaged is refused here as it is when used.
+Description describe_pack(const SourceSet& set) {
+  const PackMetadata pack = parse_pack_metadata(set.files.front()->metadata(), set.path);
+  const bool b1_3 = pack.layers == 30 && pack.heads == 12, b14 = pack.layers == 40 && pack.heads == 40;
+  constexpr std::array<std::string_view, 3> kStages{"fitted in closed form", "router trained", "model trained with it"};
+  Description d;
+  d.sizes = {{"layers", pack.layers},
+             {"heads", pack.heads},
+             {"head_dim", pack.head_dim},
+             {"block_q", pack.block_q},
+             {"block_k", pack.block_k}};
+  d.more = {{"mode", pack.mode},
+            {"router", pack.router},
+            {"kappa", pack.kappa},
+            {"bits", pack.bits},
+            {"stage", pack.stage},
+            {"alpha_mode", pack.alpha_mode},
+            {"linear_scope", pack.linear_scope},
+            {"smooth_k", pack.smooth_k},
+            {"token_order", pack.token_order},
+            {"grid", pack.tokens() > 0 ? fmt::format("{}", fmt::join(pack.grid, "x")) : ""},
+            {"schedule", pack.schedule},
+            {"requires", pack.needs},
+            {"errors", json::parse(pack.errors.empty() ? "{}" : pack.errors, nullptr, false)},
+            {"digest", file_sha256(set.files.front()->path())}};
+  d.variant = pack.mode;
+  d.what =
+      fmt::format("sla2 router pack (mode {}, kappa {}, stage {}: {}, blocks {} x {})", pack.mode, fmt::join(pack.kappa, ","),
+                  pack.stage, kStages[static_cast<size_t>(pack.stage)], pack.block_q, pack.block_k);
+  d.fits = fmt::format("{}{}a DiT of {} layers and {} heads of {}{}", pack.base, pack.base.empty() ? "" : ", ", pack.layers,
+                       pack.heads, pack.head_dim,
+                       b1_3  ? " (as Wan 1.3B)"
+                       : b14 ? " (as Wan 14B)"
+                             : "");
+  return d;
+}
+
 Description describe(const SourceSet& set, Kind kind) {
   switch (kind) {
     case Kind::kWanDit: return describe_dit(set);
@@ -157,21 +206,23 @@ Description describe(const SourceSet& set, Kind kind) {
     case Kind::kUmt5:
     case Kind::kT5: return describe_t5(set);
     case Kind::kLora: return describe_lora(set);
-    case Kind::kClip: return {"CLIP encoder", "image-to-video models, which this version does not run", "", json::object()};
-    case Kind::kTaehv: return {"TAEHV preview decoder", "previews of a Wan DiT", "", json::object()};
-    case Kind::kRouterPack: return {"sla2 router pack", "the DiT it was trained for", "", json::object()};
-    case Kind::kCheckpoint: return {"sla2 job checkpoint", "`sla2 resume` continues it", "", json::object()};
-    case Kind::kLatent: return {"sla2 latent video", "the Wan-VAE named in its settings decodes it", "", json::object()};
+    case Kind::kClip:
+      return {"CLIP encoder", "image-to-video models, which this version does not run", "", json::object(), json::object()};
+    case Kind::kTaehv: return {"TAEHV preview decoder", "previews of a Wan DiT", "", json::object(), json::object()};
+    case Kind::kRouterPack: return describe_pack(set);
+    case Kind::kCheckpoint: return {"sla2 job checkpoint", "`sla2 resume` continues it", "", json::object(), json::object()};
+    case Kind::kLatent:
+      return {"sla2 latent video", "the Wan-VAE named in its settings decodes it", "", json::object(), json::object()};
     default: break;
   }
-  return {"safetensors file of an unknown model", "nothing this version knows", "", json::object()};
+  return {"safetensors file of an unknown model", "nothing this version knows", "", json::object(), json::object()};
 }
 
 /// Files that sla2 itself writes say so in their metadata.
 Kind own_kind(const std::string& format) {
   if (format == "sla2.checkpoint") return Kind::kCheckpoint;
   if (format == "sla2.latent") return Kind::kLatent;
-  if (format == "sla2.router") return Kind::kRouterPack;
+  if (format == kPackFormat) return Kind::kRouterPack;
   return Kind::kUnknown;
 }
 
@@ -244,21 +295,23 @@ Identity identify(const SourceSet& set) {
   identity.fits = d.fits;
   identity.summary = fmt::format("{}, {} parameters in {}{}, {}", d.what, billions(parameters), storage_text(storage),
                                  set.scaled ? " with scales" : "", size_text(bytes));
-  identity.json = dump({{"path", set.path},
-                        {"kind", kind_name(kind)},
-                        {"variant", d.variant},
-                        {"naming", naming_name(identity.naming)},
-                        {"summary", identity.summary},
-                        {"fits", d.fits},
-                        {"sizes", d.sizes},
-                        {"parameters", parameters},
-                        {"tensors", set.entries.size()},
-                        {"storage", storage_json(storage)},
-                        {"scaled", set.scaled},
-                        {"bytes", bytes},
-                        {"files", files},
-                        {"config", !set.config_json.empty()},
-                        {"metadata", metadata_json(set)}});
+  json all = {{"path", set.path},
+              {"kind", kind_name(kind)},
+              {"variant", d.variant},
+              {"naming", naming_name(identity.naming)},
+              {"summary", identity.summary},
+              {"fits", d.fits},
+              {"sizes", d.sizes},
+              {"parameters", parameters},
+              {"tensors", set.entries.size()},
+              {"storage", storage_json(storage)},
+              {"scaled", set.scaled},
+              {"bytes", bytes},
+              {"files", files},
+              {"config", !set.config_json.empty()},
+              {"metadata", metadata_json(set)}};
+  all.update(d.more);
+  identity.json = dump(all);
   return identity;
 }
 

@@ -98,6 +98,17 @@ constexpr std::array<Pair, 7> kDitProjection{{
     {"norm_added_k.", "norm_k_img."},
 }};
 
+/// SLA v1's projection lies in whatever module replaced the attention call: "self_attn.attn_op.local_attn.proj_l."
+/// (TurboDiffusion), "self_attn.attn.proj_l." (SLA's module in place of it), "attn1.attn_impl.proj_l." (FastVideo). Canonical:
+/// "self_attn.proj_l.".
+std::string without_module_of_projection(std::string text) {
+  constexpr std::string_view kAttention = ".self_attn.", kProjection = ".proj_l.";
+  const size_t attention = text.find(kAttention), projection = text.rfind(kProjection);
+  if (text.starts_with("blocks.") && attention != std::string::npos && projection != std::string::npos && projection > attention)
+    text.erase(attention + kAttention.size() - 1, projection - (attention + kAttention.size() - 1));
+  return text;
+}
+
 std::string dit_from_diffusers(std::string text) {
   for (const std::string_view head : {std::string_view("blocks."), std::string_view("vace_blocks.")}) {
     const auto block = indexed(text, head);
@@ -272,7 +283,8 @@ std::string canonical_name(std::string_view name, const NameScheme& scheme) {
   std::string text = without_infixes(name);
   if (!text.starts_with(scheme.prefix)) return text;
   text.erase(0, scheme.prefix.size());
-  if (scheme.kind == Kind::kWanDit && scheme.naming == Naming::kDiffusers) return dit_from_diffusers(std::move(text));
+  if (scheme.kind == Kind::kWanDit && scheme.naming == Naming::kDiffusers) text = dit_from_diffusers(std::move(text));
+  if (scheme.kind == Kind::kWanDit) return without_module_of_projection(std::move(text));
   if (scheme.kind == Kind::kWanVae && scheme.naming == Naming::kDiffusers) {
     return vae_from_diffusers(std::move(text), scheme.vae_res_blocks);
   }

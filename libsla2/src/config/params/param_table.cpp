@@ -28,6 +28,7 @@ constexpr const char* kWanNegative =
 constexpr double kMaxSeed = 9007199254740991.0;  // 2^53 - 1: the largest run of integers every front end can hold exactly
 constexpr double kMaxSide = 8192;                // pixels; 512 rotary positions a side, half of the trained table
 constexpr double kMaxFrames = 1021;              // 256 latent frames
+constexpr double kMaxTokens = 2147483647;        // of one token order
 constexpr double kMaxMemoryMb = 16.0 * 1024 * 1024;
 
 // name, type, group, help, unit, choices, default, min, max, step, advanced
@@ -69,6 +70,12 @@ constexpr ParamRow kTable[] = {
      "Order of tokens in the sparse layers: tiles (4x4x4) and hilbert make key blocks compact in space and time; not for weights "
      "trained in raster order.",
      "", "raster|tiles|hilbert", "raster", 0, 0, 0, true},
+    {"pack", kPath, "Attention",
+     "Router pack: what was learned for this model (sla2-calibrate, sla2-train); it sets mode, blocks and sparsity.", "", "", "",
+     0, 0, 0, false},
+    {"min_tokens", kInt, "Attention",
+     "Clips of fewer tokens run full attention instead of sla2, sparse_only and pooled: it is faster there.", "tokens", "", "0",
+     0, kMaxTokens, 1, true},
     {"dense_steps_first", kInt, "Attention", "First steps that keep full attention.", "steps", "", "0", 0, 1000, 1, true},
     {"dense_steps_last", kInt, "Attention", "Last steps that keep full attention.", "steps", "", "0", 0, 1000, 1, true},
     {"dense_layers_first", kInt, "Attention", "First layers that keep full attention.", "layers", "", "0", 0, 1000, 1, true},
