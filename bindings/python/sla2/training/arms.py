@@ -143,6 +143,8 @@ def load_pack(model: nn.Module, config: Config, pack: RouterPack, grid: tuple[in
             raise ArgumentError(f"{own.pack}: was made with {name} {getattr(pack, name)}, attention.{name} is {value}; make them the same")
     names = {"router_q": "proj_q", "router_k": "proj_k", "mix_values": "alpha", "proj": "proj_l.weight", "proj_bias": "proj_l.bias"}
     for i, module in modules(model).items():
+        if module.mode != pack.mode:
+            continue
         parameters = dict(module.named_parameters())
         for key, value in pack.layer(i, own.sparsity).items():
             parameter = parameters.get(names[key])

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sla2 import __version__, mixing
+from sla2 import __version__
 from sla2._attention import token_order
 from sla2.errors import ArgumentError, FileFormatError
 from sla2.packs import RouterPack, fingerprints

@@ -116,9 +116,9 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "fps": Key("int", 8, "frames per second of the pictures", 1),
     },
     "schedule": {
-        "modes": Key("texts", ["linear_only"], "attention that a layer may get instead, as sla2@0.95"),
-        "budget": Key("float", 0.5, "time of attention over all layers, as a share of attention.mode everywhere", 0, 1),
-        "rule": Key("text", "knapsack", "knapsack: least error within the budget; halo: HALO's score, the lowest layers go", words=("knapsack", "halo")),
+        "modes": Key("texts", ["sla2@0.9", "linear_only"], "attention that a layer may get instead of full"),
+        "budget": Key("float", 0.5, "time of attention over all layers, as a share of full attention everywhere", 0, 1),
+        "rule": Key("text", "knapsack", "knapsack: least error within the budget; halo: the layers of the lowest HALO score get the first mode", words=("knapsack", "halo")),
         "repeats": Key("int", 3, "timings of each mode, median", 1),
     },
     "checkpoint": {
