@@ -31,7 +31,7 @@ def scalar(numerator: Rows, denominator: Rows) -> NDArray[np.float32]:
     """The best single logit over the last axis: [...] from [..., N]."""
     a = numerator.sum(-1) / np.maximum(denominator.sum(-1), 1e-30)
     a = np.clip(a, 1e-4, 1 - 1e-4)
-    return np.log(a / (1 - a)).astype(np.float32)
+    return np.asarray(np.log(a / (1 - a)), np.float32)
 
 
 def blocks(numerator: Rows, denominator: Rows, block_q: int) -> NDArray[np.float32]:

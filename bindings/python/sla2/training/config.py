@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from sla2.errors import ArgumentError, FileFormatError, FileMissingError
 from sla2.training.schema import SCHEMA, Key
@@ -61,7 +61,7 @@ class Config:
         return {name: dict(section) for name, section in self._all.items()}
 
     def as_yaml(self) -> str:
-        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+        return str(yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True))
 
     def folder(self) -> Path:
         return Path(self.output.path)

@@ -102,7 +102,7 @@ def tensors(kind: str, naming: str, student: nn.Module, base: nn.Module) -> dict
     prefix = "transformer." if naming == "diffusers" and kind != "whole" else ""
     gates = {prefix + names.named(name, naming): value for name, value in student.state_dict().items() if ".sla2.gate." in name}
     if kind == "lora":
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, (a, b) in lora.pairs(student).items():
             stem = prefix + names.named(name, naming)
             found |= {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}

@@ -93,7 +93,8 @@ class LayerRouter:
         q_mean, k_mean = _means(q[0], own.block_q), _means((k - k.mean(2, keepdim=True))[0], own.block_k)
         if not identity:
             q_mean, k_mean = q_mean @ self.proj_q, k_mean @ self.proj_k
-        return q_mean @ k_mean.mT * q.shape[-1] ** -0.5
+        logits: Tensor = q_mean @ k_mean.mT * q.shape[-1] ** -0.5
+        return logits
 
     def loss(self, piece: Piece, blocks: tuple[int, ...], tau: float, straight_through: bool) -> Tensor:
         """Squared error relative to full attention, a mean over heads; tau 0: divergence from the true mass of the blocks instead."""
@@ -112,9 +113,9 @@ class LayerRouter:
         own = self.config.attention
         with torch.no_grad():
             mass = []  # [H, T_n] of each query block: the share of full attention that its keys take
-            for rows in q.split(own.block_q, 2):
+            for rows in torch.split(q, own.block_q, 2):
                 share = torch.softmax(rows[0] @ k[0].mT * q.shape[-1] ** -0.5, -1).mean(1)
-                mass.append(torch.stack([part.sum(-1) for part in share.split(own.block_k, -1)], -1))
+                mass.append(torch.stack([part.sum(-1) for part in torch.split(share, own.block_k, -1)], -1))
             true = torch.stack(mass, 1)
         return F.kl_div(torch.log_softmax(self.logits(q, k), -1), true, reduction="sum") / true[..., 0].numel()
 
@@ -166,13 +167,14 @@ class LayerRouter:
         """L − L_rest, both on keys minus their mean, [H, n]."""
         own, scale = self.config.attention, q.shape[-1] ** -0.5
         pooled = self.logits(q, k, identity=True).double()  # [H, T_m, T_n]
-        lengths = torch.tensor([len(part) for part in torch.arange(k.shape[2]).split(own.block_k)], dtype=torch.float64)
+        lengths = torch.tensor([len(part) for part in torch.split(torch.arange(k.shape[2]), own.block_k)], dtype=torch.float64)
         kept = torch.zeros_like(pooled, dtype=torch.bool)
         valid = torch.arange(index.shape[-1]) < count[..., None]
         kept.scatter_(-1, index.where(valid, index[..., :1]), True)
         rest = torch.logsumexp((pooled + lengths.log()).masked_fill(kept, -torch.inf), -1)  # [H, T_m]
         centred = lse.double() - scale * (q[0].double() @ k[0].double().mean(1)[..., None])[..., 0]
-        return centred - rest.repeat_interleave(own.block_q, -1)[:, : q.shape[2]]
+        contrast: Tensor = centred - rest.repeat_interleave(own.block_q, -1)[:, : q.shape[2]]
+        return contrast
 
     def state(self) -> dict[str, Tensor]:
         """Copies under a pack's names."""
@@ -184,4 +186,4 @@ class LayerRouter:
 
 def _means(x: Tensor, size: int) -> Tensor:
     """Means of consecutive groups of rows [..., n, D], the last one as long as it is."""
-    return torch.stack([part.mean(-2) for part in x.split(size, -2)], -2)
+    return torch.stack([part.mean(-2) for part in torch.split(x, size, -2)], -2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def latents(model: nn.Module, context: Tensor, empty: Tensor | None, config: Con
     x = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(own.seed + i)) for i in range(len(context))]).to(device)
     context, guided = context.to(device), empty is not None and own.cfg_scale != 1
     sigma = shifted(torch.linspace(1, 0, own.steps + 1), config.train.shift).tolist()
-    for now, then in zip(sigma, sigma[1:]):
+    for now, then in pairwise(sigma):
         level = torch.full((len(x),), now, device=device)
         wanted = _velocity(model, x, level, context, run)
         if guided and empty is not None:
