@@ -109,8 +109,7 @@ def tensors(kind: str, naming: str, student: nn.Module, base: nn.Module) -> dict
         return found | gates
     if kind == "whole":
         return {names.named(name, naming): value for name, value in merged(student).items()} | gates
-    first = base.state_dict()
-    found = {}
+    first, found = base.state_dict(), {}
     for name, value in merged(student).items():
         if not torch.equal(value, first[name]):
             there = prefix + names.named(name, naming)

@@ -7,16 +7,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sla2 import mixing
-from sla2.autograd import attention, attention_and_blocks
+from sla2.autograd import attention
+from sla2.calibration import fit as mixing
+from sla2.calibration import measure
 from sla2.training import collect
 from sla2.training.config import Config
-
-_FAR = 40.0  # a logit that leaves one branch alone
 
 
 @lru_cache(maxsize=8)
@@ -67,6 +67,7 @@ class LayerRouter:
     def __init__(self, config: Config, heads: int, head_dim: int) -> None:
         own = config.attention
         self.config, self.heads = config, heads
+        self.blocks = measure.Blocks(own.block_q, own.block_k, own.smooth_k)
         routers = 1 if own.shared_router else heads
         self.proj_q, self.proj_k = (torch.eye(head_dim).repeat(routers, 1, 1).requires_grad_() for _ in range(2))
         self.alpha: Tensor | None = None
@@ -87,15 +88,6 @@ class LayerRouter:
             return {"mix": self._by_block[:, list(blocks)].contiguous(), "mix_mode": "block"}
         return {"mix": self.alpha, "mix_mode": "head_affine_lse" if self.alpha.ndim == 2 else "head_scalar"}
 
-    def logits(self, q: Tensor, k: Tensor, identity: bool = False) -> Tensor:
-        """R [H, T_m, T_n] of the rows q [1,H,n,D] and all keys."""
-        own = self.config.attention
-        q_mean, k_mean = _means(q[0], own.block_q), _means((k - k.mean(2, keepdim=True))[0], own.block_k)
-        if not identity:
-            q_mean, k_mean = q_mean @ self.proj_q, k_mean @ self.proj_k
-        logits: Tensor = q_mean @ k_mean.mT * q.shape[-1] ** -0.5
-        return logits
-
     def loss(self, piece: Piece, blocks: tuple[int, ...], tau: float, straight_through: bool) -> Tensor:
         """Squared error relative to full attention, a mean over heads; tau 0: divergence from the true mass of the blocks instead."""
         q, k, v = piece.qkv()
@@ -110,14 +102,12 @@ class LayerRouter:
         return ((out - full).square().sum((0, 2, 3)) / full.square().sum((0, 2, 3)).clamp_min(1e-20)).mean()
 
     def _divergence(self, q: Tensor, k: Tensor) -> Tensor:
-        own = self.config.attention
+        """Of softmax over block logits from the share of full attention that each key block truly takes."""
         with torch.no_grad():
-            mass = []  # [H, T_n] of each query block: the share of full attention that its keys take
-            for rows in torch.split(q, own.block_q, 2):
-                share = torch.softmax(rows[0] @ k[0].mT * q.shape[-1] ** -0.5, -1).mean(1)
-                mass.append(torch.stack([part.sum(-1) for part in torch.split(share, own.block_k, -1)], -1))
-            true = torch.stack(mass, 1)
-        return F.kl_div(torch.log_softmax(self.logits(q, k), -1), true, reduction="sum") / true[..., 0].numel()
+            seen = measure.routing(q, k, self.blocks)[0]
+        logits = (seen.q.float() @ self.proj_q) @ (seen.k.float() @ self.proj_k).mT * q.shape[-1] ** -0.5 + seen.lengths.log()
+        divergence: Tensor = -(seen.share.float() * logits.log_softmax(-1)).sum(-1).mean()
+        return divergence
 
     @torch.no_grad()
     def hard_error(self, pieces: list[Piece]) -> Tensor:
@@ -133,48 +123,24 @@ class LayerRouter:
 
     @torch.no_grad()
     def refit(self, pieces: list[Piece]) -> None:
-        """alpha anew, in closed form under the hard mask (sla2.mixing)."""
+        """alpha anew, in closed form under the hard mask (sla2.calibration.fit)."""
         if self.alpha is None:
             return
-        own, rows = self.config.attention, []
+        own, found = self.config.attention, []
         by_block = own.alpha_mode == "block"
+        learned = {"router_q": self.proj_q.detach(), "router_k": self.proj_k.detach()}
         for piece in pieces:
-            blocks = tuple(range(piece._count())) if by_block else piece.spread(self.config.fit.query_blocks)
-            rows.append(self._statistics(piece, blocks))
-        if by_block:  # every piece has the same rows
-            numerator, denominator = (torch.stack([r[i] for r in rows]).sum(0).numpy() for i in (0, 1))
-            self._by_block = torch.from_numpy(mixing.blocks(numerator, denominator, own.block_q))
-            return
-        numerator, denominator, contrast = (torch.cat([r[i] for r in rows], -1).numpy() for i in range(3))
-        self.alpha.copy_(torch.from_numpy(mixing.fit(own.alpha_mode, numerator, denominator, contrast)))
-
-    def _statistics(self, piece: Piece, blocks: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Of every row: ⟨F − O_l, O_s − O_l⟩, ‖O_s − O_l‖² and L − L_rest, [H, n] in float64."""
-        own = self.config.attention
-        q, k, v = piece.qkv()
-        q, full = piece.rows(q, blocks), piece.full(blocks, keep=own.alpha_mode != "block")
-        branches = []
-        for logit in (_FAR, -_FAR):
-            out, lse, index, count = attention_and_blocks(
-                q, k, v, mix=torch.full((self.heads,), logit), mix_mode="head_scalar", **self._options()
-            )
-            branches.append(out[0].numpy())
-        numerator, denominator = mixing.statistics(branches[0], branches[1], full[0].numpy())
-        contrast = self._contrast(q, k, lse[0], index[0].long(), count[0])
-        return torch.from_numpy(numerator), torch.from_numpy(denominator), contrast
-
-    def _contrast(self, q: Tensor, k: Tensor, lse: Tensor, index: Tensor, count: Tensor) -> Tensor:
-        """L − L_rest, both on keys minus their mean, [H, n]."""
-        own, scale = self.config.attention, q.shape[-1] ** -0.5
-        pooled = self.logits(q, k, identity=True).double()  # [H, T_m, T_n]
-        lengths = torch.tensor([len(part) for part in torch.split(torch.arange(k.shape[2]), own.block_k)], dtype=torch.float64)
-        kept = torch.zeros_like(pooled, dtype=torch.bool)
-        valid = torch.arange(index.shape[-1]) < count[..., None]
-        kept.scatter_(-1, index.where(valid, index[..., :1]), True)
-        rest = torch.logsumexp((pooled + lengths.log()).masked_fill(kept, -torch.inf), -1)  # [H, T_m]
-        centred = lse.double() - scale * (q[0].double() @ k[0].double().mean(1)[..., None])[..., 0]
-        contrast: Tensor = centred - rest.repeat_interleave(own.block_q, -1)[:, : q.shape[2]]
-        return contrast
+            q, k, v = piece.qkv()
+            rows = q if by_block else piece.rows(q, piece.spread(self.config.fit.query_blocks))
+            numbers = measure.mixing_rows(rows, k, v, own.sparsity, self.blocks, learned, torch.get_num_threads())
+            if numbers is None:
+                return  # every block is kept: nothing is mixed
+            found.append(numbers.astype(np.float64))
+        if by_block:  # every piece has the same rows [H, N, 6]
+            parts = np.split(np.stack(found, 1), range(own.block_q, found[0].shape[1], own.block_q), axis=2)
+            self._by_block = torch.from_numpy(np.stack([mixing.fit(part.reshape(self.heads, -1, mixing.COLUMNS), "head_scalar") for part in parts], 1))  # fmt: skip
+        else:
+            self.alpha.copy_(torch.from_numpy(mixing.fit(np.concatenate(found, 1), own.alpha_mode)))
 
     def state(self) -> dict[str, Tensor]:
         """Copies under a pack's names."""
@@ -182,8 +148,3 @@ class LayerRouter:
         if self.alpha is not None:
             found["alpha"] = self.alpha if self._by_block is None else self._by_block
         return {name: value.detach().clone() for name, value in found.items()}
-
-
-def _means(x: Tensor, size: int) -> Tensor:
-    """Means of consecutive groups of rows [..., n, D], the last one as long as it is."""
-    return torch.stack([part.mean(-2) for part in torch.split(x, size, -2)], -2)

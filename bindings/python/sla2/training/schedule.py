@@ -63,7 +63,7 @@ def run(values: Mapping[str, Any] | Config) -> dict[str, Any]:
 def _exchanged(config: Config, model: Any, layer: int, mode: str, held: data.Batch, wanted: Tensor, micro: int, grid: tuple[int, int, int]) -> Tensor:  # fmt: skip
     """Relative squared error of the velocity at each level with one layer in another mode."""
     values = config.as_dict()
-    kind = arms.parse_mode(mode, "schedule.modes", config.attention.sparsity)
+    kind = arms.parse_mode(mode, config.attention.sparsity)
     values["attention"] |= {"mode": kind.mode, "sparsity": kind.sparsity, "schedule": f"full; layers {layer}: {mode}"}
     values["attention"] |= {"pack": ""} if kind.mode != config.attention.mode else {}
     attachment = arms.install(model, Config(values), grid)
@@ -79,9 +79,7 @@ def _seconds(config: Config, mode: str, heads: int, head_dim: int, tokens: int, 
     """Median time of one layer's attention."""
     values = config.as_dict()
     values["attention"] |= {"pack": "", "schedule": "", "router": config.attention.router if mode != "full" else "sla2"}
-    layer = arms.make_layer(
-        Config(values), arms.parse_mode(mode, "schedule.modes", config.attention.sparsity), heads, head_dim, heads * head_dim, grid
-    )
+    layer = arms.make_layer(Config(values), arms.parse_mode(mode, config.attention.sparsity), heads, head_dim, heads * head_dim, grid)
     q, k, v = torch.randn(3, 1, tokens, heads, head_dim, generator=data.generator(1)).unbind(0)
     hidden = torch.zeros(1, tokens, heads * head_dim)
     taken = []

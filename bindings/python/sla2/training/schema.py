@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sla2.schedule import MODES
+
 
 @dataclass(frozen=True)
 class Key:
@@ -19,8 +21,6 @@ class Key:
     words: tuple[Any, ...] = ()
     above: bool = False  # low itself is out of range
 
-
-MODES = ("full", "sla2", "sla1", "sparse_only", "linear_only", "l_plus_s", "pooled")
 
 SCHEMA: dict[str, dict[str, Key]] = {
     "model": {
