@@ -155,26 +155,24 @@ def test_the_order_of_samples_and_their_noise():
 # ---- stage 1 ----------------------------------------------------------------------------------------------------------------------
 
 
-def spiky(seed: int, heads: int = 2, tokens: int = 384, dim: int = 32, block: int = 16) -> tuple[torch.Tensor, ...]:
-    """Heads whose mass lies in a few blocks with one strong key each, which the blocks' means hide behind the other channels."""
+def spiky(seed: int, heads: int = 2, tokens: int = 256, dim: int = 32, block: int = 16) -> tuple[torch.Tensor, ...]:
+    """Heads whose mass lies in three blocks with one strong key each. A block's mean hides it: sixteen times weaker there than a channel
+    in which all keys of a block agree. A router finds them by lowering that channel and raising the other."""
     random = torch.Generator().manual_seed(seed)
-    blocks, half = tokens // block, dim // 2
-    k = torch.randn(1, heads, blocks, 1, dim, generator=random).repeat(1, 1, 1, block, 1) * 1.2
-    q = torch.randn(1, heads, tokens, dim, generator=random) * 0.3 + 1.2 * torch.randn(1, heads, 1, dim, generator=random)
-    k[..., :half] = 0
-    mark = torch.zeros(half)
-    mark[0] = 1.0
+    q, k = (0.1 * torch.randn(1, heads, tokens, dim, generator=random) for _ in range(2))
+    q[..., 0] += 7
+    q[..., 1] += 4
+    k[..., 1] += 1.2 * torch.randn(1, heads, tokens // block, generator=random).repeat_interleave(block, 2)
     for head in range(heads):
-        for i in torch.randperm(blocks, generator=random)[:3].tolist():
-            k[0, head, i, int(torch.randint(block, (), generator=random)), :half] = 8 * mark
-    q[..., :half] = 7 * mark
-    return q, k.flatten(2, 3), torch.randn(1, heads, tokens, dim, generator=random)
+        for i in torch.randperm(tokens // block, generator=random)[:3].tolist():
+            k[0, head, i * block + int(torch.randint(block, (), generator=random)), 0] += 8
+    return q, k, torch.randn(1, heads, tokens, dim, generator=random)
 
 
-@pytest.mark.parametrize("own", [{}, {"straight_through": True}, {"kl_steps": 20, "steps": 20}], ids=["soft", "straight through", "kl first"])
+@pytest.mark.parametrize("own", [{}, {"straight_through": True}, {"kl_steps": 20, "steps": 10}], ids=["soft", "straight through", "kl first"])
 def test_fitting_lowers_the_hard_error_where_routing_matters(own):
     values = config.make(
-        {"attention": {"sparsity": 0.8, "block_q": 32, "block_k": 16}, "fit": {"steps": 40, "evaluate_every": 20, "lr": 2e-2, "query_blocks": 6, **own}}
+        {"attention": {"sparsity": 0.8, "block_q": 32, "block_k": 16}, "fit": {"steps": 30, "evaluate_every": 15, "lr": 2e-2, "query_blocks": 3, **own}}
     )
     train, test = ([Piece(spiky(seed), None, 32) for seed in seeds] for seeds in (range(4), range(10, 12)))
     state, facts = fitting.fit_layer(values, 2, 32, train, test)
@@ -273,7 +271,7 @@ def test_the_knapsack_is_the_best_of_all_assignments():
         fits = [way for way in itertools.product(times, repeat=5) if sum(times[mode] for mode in way) <= budget]
         value = lambda way: sum(0 if mode == "full" else float(errors[mode][i]) for i, mode in enumerate(way))  # noqa: E731
         chosen = scheduling.knapsack(errors, times, budget)
-        assert sum(times[mode] for mode in chosen) <= budget
+        assert sum(times[mode] for mode in chosen) <= budget + 1e-6
         assert value(chosen) <= min(map(value, fits)) + 1e-6
     with pytest.raises(ValueError, match="no assignment fits"):
         scheduling.knapsack(errors, times, 0.4)
