@@ -95,7 +95,14 @@ def test_two_processes_are_one_run(tiny, plain, tmp_path):
     values = training_model.changed(tiny, tmp_path / "out", train={"steps": 5, "micro_batch": 1})  # accumulation on top
     words, processes = command(tmp_path, values), []
     for rank in ("0", "1"):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        place = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         processes.append(subprocess.Popen(words, env=ENVIRONMENT | place | {"ACCELERATE_USE_CPU": "true"}, stdout=subprocess.DEVNULL))
     assert [process.wait(timeout=180) for process in processes] == [0, 0]
     assert losses(tmp_path / "out") == pytest.approx(losses(plain[0]), rel=1e-5)
@@ -126,7 +133,9 @@ def test_checkpointed_activations_and_eight_bits(tiny, plain, tmp_path):
     ids=lambda x: " ".join(map(str, x.values())),
 )
 def test_every_arm_trains(tiny, attention, tmp_path):
-    values = training_model.changed(tiny, tmp_path, attention=attention, train={"steps": 1, "batch": 2, "loss": "flow", "optimizer": "muon"})
+    values = training_model.changed(
+        tiny, tmp_path, attention=attention, train={"steps": 1, "batch": 2, "loss": "flow", "optimizer": "muon"}
+    )
     metrics = training.train(values)
     assert metrics["step"] == 1 and metrics["velocity_error"] > 0
     assert len(metrics.get("attention_error_by_layer", {})) == {"full": 0}.get(attention.get("mode"), 1 if "schedule" in attention else 2)
@@ -141,7 +150,9 @@ def test_sparsity_anneals_and_learning_rates_fall(tiny, tmp_path):
     assert [trainer.sparsity(step) for step in (0, 4, 5, 19, 20)] == [0.25, 0.25, 0.375, 0.625, None]
     arms.set_sparsity(trainer.student, trainer.config, 0.25)
     assert {module.sparsity for module in arms.modules(trainer.student).values()} == {0.25}
-    assert rate(0, trainer.config) == 0.25 and rate(20, trainer.config) == pytest.approx(0.5) and rate(40, trainer.config) == pytest.approx(0)
+    assert (
+        rate(0, trainer.config) == 0.25 and rate(20, trainer.config) == pytest.approx(0.5) and rate(40, trainer.config) == pytest.approx(0)
+    )
 
 
 def test_the_order_of_samples_and_their_noise():
@@ -169,10 +180,15 @@ def spiky(seed: int, heads: int = 2, tokens: int = 256, dim: int = 32, block: in
     return q, k, torch.randn(1, heads, tokens, dim, generator=random)
 
 
-@pytest.mark.parametrize("own", [{}, {"straight_through": True}, {"kl_steps": 20, "steps": 10}], ids=["soft", "straight through", "kl first"])
+@pytest.mark.parametrize(
+    "own", [{}, {"straight_through": True}, {"kl_steps": 20, "steps": 10}], ids=["soft", "straight through", "kl first"]
+)
 def test_fitting_lowers_the_hard_error_where_routing_matters(own):
     values = config.make(
-        {"attention": {"sparsity": 0.8, "block_q": 32, "block_k": 16}, "fit": {"steps": 30, "evaluate_every": 15, "lr": 2e-2, "query_blocks": 3, **own}}
+        {
+            "attention": {"sparsity": 0.8, "block_q": 32, "block_k": 16},
+            "fit": {"steps": 30, "evaluate_every": 15, "lr": 2e-2, "query_blocks": 3, **own},
+        }
     )
     train, test = ([Piece(spiky(seed), None, 32) for seed in seeds] for seeds in (range(4), range(10, 12)))
     state, facts = fitting.fit_layer(values, 2, 32, train, test)
@@ -285,14 +301,18 @@ def test_halos_score_keeps_what_recall_needs():
 
 
 def test_a_schedule_is_measured_and_can_be_trained_with(tiny, tmp_path):
-    values = training_model.changed(tiny, tmp_path, schedule={"modes": ["linear_only"], "budget": 1.0, "repeats": 1}, evaluate={"samples": 1})
+    values = training_model.changed(
+        tiny, tmp_path, schedule={"modes": ["linear_only"], "budget": 1.0, "repeats": 1}, evaluate={"samples": 1}
+    )
     found = training.calibrate_schedule(values)
     assert len(found["layers"]) == 2 and all(x > 0 for x in found["velocity_error"]["linear_only"])
     assert arms.layer_modes(config.make({"attention": {"schedule": found["schedule"]}}), 2)
 
 
 def test_sample_clips_lie_beside_full_attention(tiny, tmp_path):
-    values = training_model.changed(tiny, tmp_path, train={"steps": 1, "batch": 1}, sample={"every": 1, "count": 1, "steps": 2, "cfg_scale": 2.0})
+    values = training_model.changed(
+        tiny, tmp_path, train={"steps": 1, "batch": 1}, sample={"every": 1, "count": 1, "steps": 2, "cfg_scale": 2.0}
+    )
     training.train(values)
     pair = load_file(tmp_path / "samples" / "step_00000001.safetensors")
     assert pair["student"].shape == pair["full"].shape == (1, *training_model.SHAPE)

@@ -54,7 +54,9 @@ def test_output_and_gradients_are_the_formulas(arm):
     learned = dict(layer.named_parameters())
     found = torch.autograd.grad(out, [*leaves, *learned.values()], d_out, allow_unused=True)
 
-    wide = {name: x.detach().double().requires_grad_() for name, x in zip(("q", "k", "v", "hidden", *learned), [*leaves, *learned.values()])}
+    wide = {
+        name: x.detach().double().requires_grad_() for name, x in zip(("q", "k", "v", "hidden", *learned), [*leaves, *learned.values()])
+    }
     case = DEFAULTS | {"sparsity": "0.7"} | ({"mode": "sla2"} | words)
     total = 0.0
     for h in range(HEADS):
