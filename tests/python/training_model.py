@@ -27,7 +27,9 @@ def make(root: Path, heads: int = 2, layers: int = 2) -> dict[str, Any]:
             block.attn1.norm_k.weight.fill_(2.0)
     model.save_pretrained(root / "model")
     for split, count in (("train", 10), ("test", 3)):
-        data.write_shard(root / "data" / f"{split}_0000.safetensors", torch.randn(count, *SHAPE), torch.randn(count, 6, 16), torch.zeros(6, 16))
+        data.write_shard(
+            root / "data" / f"{split}_0000.safetensors", torch.randn(count, *SHAPE), torch.randn(count, 6, 16), torch.zeros(6, 16)
+        )
     return {
         "model": {"path": str(root / "model"), "name": "tiny"},
         "data": {"path": str(root / "data")},
