@@ -6,7 +6,7 @@
 
 Both directions are the library's own. They are opaque operators to torch (`torch.ops.sla2.attention_forward` and `_backward`), so that
 torch.compile does not look inside and the backward pass uses the very blocks that the forward pass kept. Under activation
-checkpointing the forward pass runs again and, being deterministic, keeps the same blocks.
+checkpointing the forward pass runs again and, being deterministic, keeps the same blocks. Both use torch.get_num_threads() threads.
 """
 
 from __future__ import annotations
@@ -54,7 +54,11 @@ def _forward(
     out = torch.empty_like(q)
     lse = torch.empty(plan.config["batch"], plan.config["heads"], plan.config["query_tokens"])
     learned = dict(zip(_LEARNED, (router_q, router_k, mix, proj, proj_bias, gate), strict=True))
-    plan.run(_contiguous({"q": q, "k": k, "v": v, **learned}), {"out": out, "lse": lse, "index": index, "count": count})
+    plan.run(
+        _contiguous({"q": q, "k": k, "v": v, **learned}),
+        {"out": out, "lse": lse, "index": index, "count": count},
+        threads=torch.get_num_threads(),
+    )
     return out, lse, torch.from_numpy(index), torch.from_numpy(count)
 
 
@@ -94,7 +98,7 @@ def _backward(
         saved |= {"index": index.numpy(), "count": count.numpy()}
     if out is not None and lse is not None:
         saved |= {"out": out.detach(), "lse": lse.detach()}
-    plan.backward(tensors, saved, gradients)
+    plan.backward(tensors, saved, gradients, threads=torch.get_num_threads())
     return [gradients[name] for name in ("q", "k", "v", *_LEARNED) if name in gradients]
 
 

@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from sla2 import schedule
 from sla2.diffusers import Attachment, attach, find_layers
 from sla2.errors import ArgumentError
 from sla2.nn import SparseAttention
 from sla2.packs import RouterPack
+from sla2.schedule import MODES
 from sla2.training.config import Config
-from sla2.training.schema import MODES
 
 
 @dataclass(frozen=True)
@@ -26,51 +26,27 @@ class LayerMode:
     sparsity: float
 
 
-def parse_mode(text: str, where: str, sparsity: float) -> LayerMode:
-    """`sla2@0.9` or `full`."""
-    mode, _, share = text.strip().partition("@")
-    try:
-        found = LayerMode(mode, float(share) if share else sparsity)
-    except ValueError:
-        found = LayerMode("", -1)
-    if found.mode not in MODES or not 0 <= found.sparsity <= 1:
-        raise ArgumentError(
-            f"{where}: {text.strip()!r} is no attention; expected {', '.join(MODES)}, with @SPARSITY if wanted, as sla2@0.9"
-        )
-    return found
+def parse_mode(text: str, sparsity: float) -> LayerMode:
+    """`sla2@0.9` or `full`. Raises ArgumentError."""
+    rules = schedule.parse(text)
+    if len(rules) != 1 or rules[0].layers or rules[0].steps:
+        raise ArgumentError(f"{text!r} is no attention; expected one of {', '.join(MODES)}, with @SPARSITY if wanted, as sla2@0.9")
+    return LayerMode(rules[0].mode, sparsity if rules[0].sparsity is None else rules[0].sparsity)
 
 
 def layer_modes(config: Config, layers: int) -> list[LayerMode]:
     """Mode and sparsity of each layer: attention.mode, then the rules of attention.schedule in turn."""
     own = config.attention
     modes = [LayerMode(own.mode, own.sparsity)] * layers
-    for rule in filter(None, (part.strip() for part in own.schedule.split(";"))):
-        if rule.startswith("steps"):
+    for rule in schedule.parse(own.schedule):
+        if rule.steps is not None:
             raise ArgumentError(
-                f"attention.schedule: rule {rule!r} speaks of steps; training sees all noise levels at random: only layers can differ"
+                f"attention.schedule: rule {rule.text.strip()!r} speaks of steps; training sees all noise levels at random: only layers can differ"
             )
-        picked = list(range(layers))
-        found = re.fullmatch(r"layers ([-\d, ]+):(.*)", rule)
-        if found:
-            picked, rule = _indices(found[1], layers), found[2]
-        for i in picked:
-            modes[i] = parse_mode(rule, "attention.schedule", own.sparsity)
+        for i in range(layers):
+            if rule.fits(0, 1, i, layers):
+                modes[i] = LayerMode(rule.mode, own.sparsity if rule.sparsity is None else rule.sparsity)
     return modes
-
-
-def _indices(text: str, layers: int) -> list[int]:
-    """`0,-1` or `2-5`: layers from 0, negative ones from the end."""
-    found: list[int] = []
-    for part in text.split(","):
-        span = re.fullmatch(r"\s*(-?\d+)(?:-(-?\d+))?\s*", part)
-        ends = [int(x) for x in span.groups() if x is not None] if span else []
-        if not ends or any(not -layers <= x < layers for x in ends):
-            raise ArgumentError(
-                f"attention.schedule: layers {part.strip()!r}; expected layers 0 to {layers - 1}, or -1 for the last, as 0,-1 or 2-5"
-            )
-        first, last = ends[0] % layers, ends[-1] % layers
-        found += range(first, last + 1)
-    return found
 
 
 def make_layer(config: Config, one: LayerMode, heads: int, head_dim: int, width: int, grid: tuple[int, int, int]) -> SparseAttention:
@@ -143,6 +119,8 @@ def load_pack(model: nn.Module, config: Config, pack: RouterPack, grid: tuple[in
             raise ArgumentError(f"{own.pack}: was made with {name} {getattr(pack, name)}, attention.{name} is {value}; make them the same")
     names = {"router_q": "proj_q", "router_k": "proj_k", "mix_values": "alpha", "proj": "proj_l.weight", "proj_bias": "proj_l.bias"}
     for i, module in modules(model).items():
+        if module.mode != pack.mode:
+            continue
         parameters = dict(module.named_parameters())
         for key, value in pack.layer(i, own.sparsity).items():
             parameter = parameters.get(names[key])

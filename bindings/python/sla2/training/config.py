@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from sla2.errors import ArgumentError, FileFormatError, FileMissingError
 from sla2.training.schema import SCHEMA, Key
@@ -61,7 +61,7 @@ class Config:
         return {name: dict(section) for name, section in self._all.items()}
 
     def as_yaml(self) -> str:
-        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+        return str(yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True))
 
     def folder(self) -> Path:
         return Path(self.output.path)
@@ -140,8 +140,8 @@ def _near(word: Any, words: Iterable[str]) -> str:
 
 
 def _value(name: str, key: Key, value: Any, place: str) -> Any:
-    if value is None and key.default is None:
-        return None
+    if value is None and key.default in (None, ""):
+        return key.default
     listed = key.kind.endswith("s")
     # YAML reads 1e-5 as a text: it wants a dot. Everybody writes it without.
     items = [_number(x) if "float" in key.kind else x for x in (value if listed and isinstance(value, (list, tuple)) else [value])]

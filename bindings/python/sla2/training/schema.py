@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sla2.schedule import MODES
+
 
 @dataclass(frozen=True)
 class Key:
@@ -19,8 +21,6 @@ class Key:
     words: tuple[Any, ...] = ()
     above: bool = False  # low itself is out of range
 
-
-MODES = ("full", "sla2", "sla1", "sparse_only", "linear_only", "l_plus_s", "pooled")
 
 SCHEMA: dict[str, dict[str, Key]] = {
     "model": {
@@ -116,9 +116,9 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "fps": Key("int", 8, "frames per second of the pictures", 1),
     },
     "schedule": {
-        "modes": Key("texts", ["linear_only"], "attention that a layer may get instead, as sla2@0.95"),
-        "budget": Key("float", 0.5, "time of attention over all layers, as a share of attention.mode everywhere", 0, 1),
-        "rule": Key("text", "knapsack", "knapsack: least error within the budget; halo: HALO's score, the lowest layers go", words=("knapsack", "halo")),
+        "modes": Key("texts", ["sla2@0.9", "linear_only"], "attention that a layer may get instead of full"),
+        "budget": Key("float", 0.5, "time of attention over all layers, as a share of full attention everywhere", 0, 1),
+        "rule": Key("text", "knapsack", "knapsack: least error within the budget; halo: the layers of the lowest HALO score get the first mode", words=("knapsack", "halo")),
         "repeats": Key("int", 3, "timings of each mode, median", 1),
     },
     "checkpoint": {
