@@ -152,6 +152,7 @@ WRONG = {
     "blocks": ({"block_k": "24"}, None, "block_k is 24; expected one of 16, 32, 64, 128"),
     "grid": ({"grid": "3x4"}, None, "grid is .*; expected three counts"),
     "block without grid": ({"alpha_mode": "block"}, {}, "alpha_mode block without a grid"),
+    "schedule": ({"schedule": "layers 1: fast"}, None, "the schedule cannot be read: .*expected full, sla2"),
     "errors": ({"errors": "[1]"}, None, "errors is list; expected a JSON object"),
     "unknown tensor": ({}, {A + "beta": normal(2)}, "tensor 'blocks.0.self_attn.sla2.beta' is unknown"),
     "a model's tensor": ({}, {"blocks.0.self_attn.q.weight": normal(4, 4)}, "tensor 'blocks.0.self_attn.q.weight' is unknown"),
@@ -230,6 +231,7 @@ def test_another_model_is_named_with_both_geometries():
         pack.check(layers=3, heads=2, head_dim=32, base_shapes="ef" * 32)
     assert "fine for a fine-tune" in pack.check(layers=3, heads=2, head_dim=32, base_weights="00")[0]
     assert "expect broken results" in make(stage=2).check(layers=3, heads=2, head_dim=32, base_weights="00")[0]
+    assert "requires the LoRA or weights with SHA-256 12ab; whether" in make(requires="12ab").check(layers=3, heads=2, head_dim=32)[0]
     tied = make(alpha_mode="block", kappa=(0.25,), tensors={})
     assert tied.check(layers=3, heads=2, head_dim=32, grid=(3, 4, 5)) == []
     with pytest.raises(sla2.ModelMismatchError, match="each query block of 3x4x5 tokens .* has 3x4x6"):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sla2 import _safetensors
+from sla2 import _safetensors, schedule
 from sla2.errors import ArgumentError, FileFormatError, ModelMismatchError, VersionError
 
 FORMAT, VERSION = "libsla2.router_pack", 1
@@ -200,6 +200,10 @@ class RouterPack:
                 f" {'x'.join(map(str, grid))}; generate at that size, or take a pack with alpha_mode head_affine_lse"
             )
         warnings = []
+        if self.requires:
+            warnings.append(
+                f"the router pack requires the LoRA or weights with SHA-256 {self.requires}; whether they are loaded is not checked"
+            )
         if base_weights and self.base_weights and base_weights != self.base_weights:
             warnings.append(
                 f"the router pack was trained together with other weights than these{name}: expect broken results; load the weights it"
@@ -225,6 +229,10 @@ class RouterPack:
             raise FileFormatError(f"{where}: alpha_mode block without a grid; expected the tokens it was made on, as 21x30x52")
         if self.grid is not None and not (len(self.grid) == 3 and all(n >= 1 for n in self.grid)):
             raise FileFormatError(f"{where}: grid is {self.grid}; expected three counts from 1, as 21x30x52")
+        try:
+            schedule.parse(self.schedule)
+        except ArgumentError as error:
+            raise FileFormatError(f"{where}: the schedule cannot be read: {error}") from error
         if not isinstance(self.errors, dict):
             raise FileFormatError(f"{where}: errors is {type(self.errors).__name__}; expected a JSON object")
         for name, value in self.tensors.items():
