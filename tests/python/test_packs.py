@@ -167,6 +167,8 @@ WRONG = {
     "alpha of no kappa": ({"kappa": "0.25,0.1"}, {A + "alpha": normal(2, 2)}, "fits no kappa of 0.25,0.1; expected alpha.k2500, alpha.k1000"),
     "some kappas": ({"kappa": "0.25,0.1"}, {A + "alpha.k1000": normal(2, 2)}, "has alpha for 1 of 2 kappas"),
     "projection": ({}, {A + "proj_l.weight": normal(32, 32)}, "belongs to mode sla1, the pack's mode is sla2"),
+    "alpha of another mode": ({"mode": "pooled"}, {A + "alpha": normal(2, 2)}, "belongs to mode sla2, the pack's mode is pooled"),
+    "router of another mode": ({"mode": "linear_only"}, {A + "proj_q": normal(1, 32, 32)}, "the pack's mode is linear_only"),
     "bias alone": ({"mode": "sla1"}, {A + "proj_l.bias": normal(32)}, "proj_l.bias without proj_l.weight"),
 }  # fmt: skip
 

@@ -34,6 +34,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "phi": ("softmax",),
     "rope": ("post",),
 }
+_ROUTED = tuple(mode for mode in _WORDS["mode"] if mode != "linear_only")
 _NUMBERS: dict[str, tuple[int, ...]] = {"block_q": (32, 64, 128), "block_k": (16, 32, 64, 128), "bits": (16, 8), "stage": (0, 1, 2)}
 _TENSOR = re.compile(r"blocks\.(\d+)\.self_attn\.sla2\.(proj_[qk](?:\.down|\.up)?|alpha(?:\.k\d{4,5})?|proj_l\.(?:weight|bias))")
 _QK = re.compile(r"(?:.*\.)?blocks\.(\d+)\.(?:self_attn\.([qk])|attn1\.to_([qk]))(?:\.base_layer)?\.weight")
@@ -269,8 +270,10 @@ class RouterPack:
             raise FileFormatError(f"{where}: {name} has shape {list(shape)}; expected {expected}: the pack is damaged, make it again")
         if not np.isfinite(value).all():
             raise FileFormatError(f"{where}: {name} holds NaN or infinity; the pack is damaged, make it again")
-        if kind.startswith("proj_l") and self.mode != "sla1":
-            raise FileFormatError(f"{where}: {name} belongs to mode sla1, the pack's mode is {self.mode}; make it again")
+        readers = {"proj_l": ("sla1",), "alpha": ("sla2",), "proj_q": _ROUTED, "proj_k": _ROUTED}
+        modes = next(modes for start, modes in readers.items() if kind.startswith(start))
+        if self.mode not in modes:
+            raise FileFormatError(f"{where}: {name} belongs to mode {' or '.join(modes)}, the pack's mode is {self.mode}; make it again")
         wanted = ["alpha"] if len(self.kappa) == 1 else [_kappa_key(kappa) for kappa in self.kappa]
         if kind.startswith("alpha") and kind not in wanted:
             raise FileFormatError(f"{where}: {name} fits no kappa of {_print(self.kappa)}; expected {', '.join(wanted)}: make it again")
