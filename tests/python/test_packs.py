@@ -152,6 +152,7 @@ WRONG = {
     "blocks": ({"block_k": "24"}, None, "block_k is 24; expected one of 16, 32, 64, 128"),
     "grid": ({"grid": "3x4"}, None, "grid is .*; expected three counts"),
     "block without grid": ({"alpha_mode": "block"}, {}, "alpha_mode block without a grid"),
+    "schedule": ({"schedule": "layers 1: fast"}, None, "the schedule cannot be read: .*expected full, sla2"),
     "errors": ({"errors": "[1]"}, None, "errors is list; expected a JSON object"),
     "unknown tensor": ({}, {A + "beta": normal(2)}, "tensor 'blocks.0.self_attn.sla2.beta' is unknown"),
     "a model's tensor": ({}, {"blocks.0.self_attn.q.weight": normal(4, 4)}, "tensor 'blocks.0.self_attn.q.weight' is unknown"),
@@ -166,6 +167,8 @@ WRONG = {
     "alpha of no kappa": ({"kappa": "0.25,0.1"}, {A + "alpha": normal(2, 2)}, "fits no kappa of 0.25,0.1; expected alpha.k2500, alpha.k1000"),
     "some kappas": ({"kappa": "0.25,0.1"}, {A + "alpha.k1000": normal(2, 2)}, "has alpha for 1 of 2 kappas"),
     "projection": ({}, {A + "proj_l.weight": normal(32, 32)}, "belongs to mode sla1, the pack's mode is sla2"),
+    "alpha of another mode": ({"mode": "pooled"}, {A + "alpha": normal(2, 2)}, "belongs to mode sla2, the pack's mode is pooled"),
+    "router of another mode": ({"mode": "linear_only"}, {A + "proj_q": normal(1, 32, 32)}, "the pack's mode is linear_only"),
     "bias alone": ({"mode": "sla1"}, {A + "proj_l.bias": normal(32)}, "proj_l.bias without proj_l.weight"),
 }  # fmt: skip
 
@@ -230,6 +233,7 @@ def test_another_model_is_named_with_both_geometries():
         pack.check(layers=3, heads=2, head_dim=32, base_shapes="ef" * 32)
     assert "fine for a fine-tune" in pack.check(layers=3, heads=2, head_dim=32, base_weights="00")[0]
     assert "expect broken results" in make(stage=2).check(layers=3, heads=2, head_dim=32, base_weights="00")[0]
+    assert "requires the LoRA or weights with SHA-256 12ab; whether" in make(requires="12ab").check(layers=3, heads=2, head_dim=32)[0]
     tied = make(alpha_mode="block", kappa=(0.25,), tensors={})
     assert tied.check(layers=3, heads=2, head_dim=32, grid=(3, 4, 5)) == []
     with pytest.raises(sla2.ModelMismatchError, match="each query block of 3x4x5 tokens .* has 3x4x6"):

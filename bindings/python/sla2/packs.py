@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sla2 import _safetensors
+from sla2 import _safetensors, schedule
 from sla2.errors import ArgumentError, FileFormatError, ModelMismatchError, VersionError
 
 FORMAT, VERSION = "libsla2.router_pack", 1
@@ -34,6 +34,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "phi": ("softmax",),
     "rope": ("post",),
 }
+_ROUTED = tuple(mode for mode in _WORDS["mode"] if mode != "linear_only")
 _NUMBERS: dict[str, tuple[int, ...]] = {"block_q": (32, 64, 128), "block_k": (16, 32, 64, 128), "bits": (16, 8), "stage": (0, 1, 2)}
 _TENSOR = re.compile(r"blocks\.(\d+)\.self_attn\.sla2\.(proj_[qk](?:\.down|\.up)?|alpha(?:\.k\d{4,5})?|proj_l\.(?:weight|bias))")
 _QK = re.compile(r"(?:.*\.)?blocks\.(\d+)\.(?:self_attn\.([qk])|attn1\.to_([qk]))(?:\.base_layer)?\.weight")
@@ -200,6 +201,10 @@ class RouterPack:
                 f" {'x'.join(map(str, grid))}; generate at that size, or take a pack with alpha_mode head_affine_lse"
             )
         warnings = []
+        if self.requires:
+            warnings.append(
+                f"the router pack requires the LoRA or weights with SHA-256 {self.requires}; whether they are loaded is not checked"
+            )
         if base_weights and self.base_weights and base_weights != self.base_weights:
             warnings.append(
                 f"the router pack was trained together with other weights than these{name}: expect broken results; load the weights it"
@@ -225,6 +230,10 @@ class RouterPack:
             raise FileFormatError(f"{where}: alpha_mode block without a grid; expected the tokens it was made on, as 21x30x52")
         if self.grid is not None and not (len(self.grid) == 3 and all(n >= 1 for n in self.grid)):
             raise FileFormatError(f"{where}: grid is {self.grid}; expected three counts from 1, as 21x30x52")
+        try:
+            schedule.parse(self.schedule)
+        except ArgumentError as error:
+            raise FileFormatError(f"{where}: the schedule cannot be read: {error}") from error
         if not isinstance(self.errors, dict):
             raise FileFormatError(f"{where}: errors is {type(self.errors).__name__}; expected a JSON object")
         for name, value in self.tensors.items():
@@ -261,8 +270,10 @@ class RouterPack:
             raise FileFormatError(f"{where}: {name} has shape {list(shape)}; expected {expected}: the pack is damaged, make it again")
         if not np.isfinite(value).all():
             raise FileFormatError(f"{where}: {name} holds NaN or infinity; the pack is damaged, make it again")
-        if kind.startswith("proj_l") and self.mode != "sla1":
-            raise FileFormatError(f"{where}: {name} belongs to mode sla1, the pack's mode is {self.mode}; make it again")
+        readers = {"proj_l": ("sla1",), "alpha": ("sla2",), "proj_q": _ROUTED, "proj_k": _ROUTED}
+        modes = next(modes for start, modes in readers.items() if kind.startswith(start))
+        if self.mode not in modes:
+            raise FileFormatError(f"{where}: {name} belongs to mode {' or '.join(modes)}, the pack's mode is {self.mode}; make it again")
         wanted = ["alpha"] if len(self.kappa) == 1 else [_kappa_key(kappa) for kappa in self.kappa]
         if kind.startswith("alpha") and kind not in wanted:
             raise FileFormatError(f"{where}: {name} fits no kappa of {_print(self.kappa)}; expected {', '.join(wanted)}: make it again")

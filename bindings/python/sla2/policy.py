@@ -172,7 +172,7 @@ def _check_rules(rules: tuple[schedule.Rule, ...], layers: int, extra: int) -> N
                 )
 
 
-def _check_pack(pack: RouterPack, asked: dict[str, Any], rules: tuple[schedule.Rule, ...], made: tuple[schedule.Rule, ...]) -> None:
+def _check_pack(pack: RouterPack, asked: dict[str, Any], rules: tuple[schedule.Rule, ...]) -> None:
     """A setting that contradicts what the pack was made with is refused."""
     own = {"mode": pack.mode, "block_q": pack.block_q, "block_k": pack.block_k, "token_order": _PACK_ORDERS[pack.token_order]}
     for name, value in own.items():
@@ -182,12 +182,11 @@ def _check_pack(pack: RouterPack, asked: dict[str, Any], rules: tuple[schedule.R
                 f"{name} = {given!r} contradicts the router pack, which was made with {name} = {value!r}; leave {name} to the pack, or use"
                 " none (sparsity, bits, and which layers and steps are full may be changed)"
             )
-    allowed = {"full", pack.mode, *(rule.mode for rule in made)}
     for rule in rules:
-        if rule.mode not in allowed:
+        if rule.mode not in ("full", pack.mode):
             raise ArgumentError(
-                f'attention_schedule: the rule "{rule.text}" contradicts the router pack, which was made for {", ".join(sorted(allowed))};'
-                " use those modes, or no pack"
+                f'attention_schedule: the rule "{rule.text}" contradicts the router pack, which was made for {pack.mode}; use that or full, or'
+                " no pack"
             )
 
 
@@ -236,7 +235,7 @@ def resolve(
     loaded.check(layers=layers, heads=heads, head_dim=head_dim)
     made = schedule.parse(loaded.schedule)
     _check_rules(made, layers, extra)
-    _check_pack(loaded, asked, rules, made)
+    _check_pack(loaded, asked, rules)
     own: dict[str, Any] = {"mode": loaded.mode, "sparsity": 1 - loaded.kappa[0], "bits": loaded.bits, "block_q": loaded.block_q}
     own |= {"block_k": loaded.block_k, "token_order": _PACK_ORDERS[loaded.token_order]}
     values = own | asked
