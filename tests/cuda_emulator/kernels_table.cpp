@@ -28,6 +28,12 @@ const Kernel& find_kernel(std::string_view name) {
   return found->second;
 }
 
+void EmulatedGpu::prepare(const char* kernel, uint32_t shared_bytes) {
+  (void)find_kernel(kernel);
+  SLA2_CHECK(shared_bytes <= shared_bytes_, SLA2_E_INTERNAL, "emulator: {} asks for {} bytes of shared memory; a block has {}", kernel,
+             shared_bytes, shared_bytes_);
+}
+
 void EmulatedGpu::launch(const device::Launch& launch) {
   const Kernel& kernel = find_kernel(launch.kernel);
   SLA2_CHECK(launch.params_bytes == kernel.params_bytes, SLA2_E_INTERNAL, "emulator: {} takes {} bytes of parameters, got {}",

@@ -25,6 +25,7 @@ struct Registered {
 class EmulatedGpu final : public device::Launcher {
  public:
   EmulatedGpu(int architecture, uint32_t shared_bytes) : architecture_(architecture), shared_bytes_(shared_bytes) {}
+  void prepare(const char* kernel, uint32_t shared_bytes) override;
   void launch(const device::Launch& launch) override;
   [[nodiscard]] int architecture() const noexcept override { return architecture_; }
   [[nodiscard]] uint32_t shared_bytes() const noexcept override { return shared_bytes_; }

@@ -40,6 +40,7 @@ class DevicePlan final : public Plan {
     const bool at_once = static_cast<int>(shape_.threads) / 32 >= shape_.width / 16;
     stream_at_ = at_once ? map.state : map.keys;
     shared_bytes_ = shape_.linear ? std::max(map.bytes, stream_at_ + cuda::stream_bytes(shape_.width)) : map.bytes;
+    prepare();
     stats_.mode_used = g.mode;
     stats_.blocks_total = g.heads * g.query_blocks * g.key_blocks;
     stats_.blocks_kept = g.heads * g.query_blocks * (g.routed ? g.top_k : g.mode == Mode::kFull ? g.key_blocks : 0);
@@ -65,6 +66,20 @@ class DevicePlan final : public Plan {
   void forward(const Forward& in, void* workspace) override { run(in, workspace, false); }
 
  private:
+  void prepare() {
+    const Geometry& g = geometry_;
+    if (g.centred() || shape_.fp8)
+      for (const char* const kernel : {"sla2_pool", "sla2_centre"}) gpu_.prepare(kernel, 0);
+    if (g.routed) gpu_.prepare("sla2_route", cuda::route_bytes(key_blocks32(), dim()));
+    gpu_.prepare("sla2_pack", cuda::pack_bytes(block_k(), shape_.width));
+    if (shape_.linear) {
+      gpu_.prepare(totals_name(), cuda::stream_bytes(shape_.width));
+      gpu_.prepare("sla2_sum_totals", 0);
+    }
+    gpu_.prepare(attend_.c_str(), shared_bytes_);
+  }
+  [[nodiscard]] const char* totals_name() const { return shape_.width == 64 ? "sla2_totals_64" : "sla2_totals_128"; }
+
   void run(const Forward& in, void* workspace, bool route_only) {
     const Geometry& g = geometry_;
     check_request(g, in, workspace, route_only);
@@ -140,7 +155,7 @@ class DevicePlan final : public Plan {
     const Geometry& g = geometry_;
     const int64_t size = static_cast<int64_t>(shape_.width) * shape_.width, sum_threads = 256;
     const cuda::TotalsParams p{w.features, w.values, w.partial, key_blocks32() * shape_.tiles_per_block, shape_.tiles_per_part, shape_.parts};
-    start(shape_.width == 64 ? "sla2_totals_64" : "sla2_totals_128", shape_.parts, g.key_heads,
+    start(totals_name(), shape_.parts, g.key_heads,
           static_cast<uint32_t>(shape_.width / 16 * 32), cuda::stream_bytes(shape_.width), p);
     const cuda::SumTotalsParams s{w.partial, w.z, w.state_total, w.z_total, shape_.parts, key_blocks32(), shape_.width};
     start("sla2_sum_totals", size / sum_threads + 1, g.key_heads, sum_threads, 0, s);

@@ -8,19 +8,22 @@
 namespace sla2::device {
 
 struct Launch {
-  const char* kernel;           ///< its extern "C" name
-  uint32_t grid_x, grid_y;      ///< blocks
-  uint32_t threads;             ///< in a block
-  uint32_t shared_bytes;        ///< of a block
-  const void* params;           ///< copied by the call
+  const char* kernel;       ///< its extern "C" name
+  uint32_t grid_x, grid_y;  ///< blocks
+  uint32_t threads;         ///< in a block
+  uint32_t shared_bytes;    ///< of a block
+  const void* params;       ///< copied by the call
   size_t params_bytes;
-  void* stream;                 ///< CUstream; null: the default one
+  void* stream;  ///< CUstream; null: the default one
 };
 
 class Launcher {
  public:
   virtual ~Launcher() = default;
-  /// Queue the kernel on its stream: no allocation, no waiting. Throws SLA2_E_DEVICE.
+  /// Load the kernel's module and allow that much shared memory, so that launch() does neither: plans do it when they are made,
+  /// and calls may then be captured into a CUDA graph. Throws SLA2_E_DEVICE.
+  virtual void prepare(const char* kernel, uint32_t shared_bytes) = 0;
+  /// Queue the kernel on its stream: no allocation, no waiting, the current context as it was. Throws SLA2_E_DEVICE.
   virtual void launch(const Launch& launch) = 0;
   /// Compute capability times ten: 80, 86, 89, 90, 120.
   [[nodiscard]] virtual int architecture() const noexcept = 0;
