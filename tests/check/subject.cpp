@@ -237,7 +237,9 @@ Run Subject::run(const Target& target, int threads, unsigned char poison, bool e
     Outputs beside(rows, list_rows, plan->max_kept() + 3), routed(0, list_rows, plan->max_kept() + 3);
     attention::Forward in = request();
     in.out = {out.data(), dtype_of(c.dtype), m.at_out.batch, m.at_out.head, m.at_out.token};
-    const bool lists = extras && (!target.gpu || plan->stats().blocks_kept < plan->stats().blocks_total);
+    // On a GPU a list is written where a router runs.
+    const attention::Stats& planned = plan->stats();
+    const bool lists = extras && (!target.gpu || (planned.blocks_kept > 0 && planned.blocks_kept < planned.blocks_total));
     if (extras) in.lse = reinterpret_cast<float*>(beside.lse.data());
     if (lists) in.list = &beside.list;
     if (extras && !target.gpu) in.probe = &beside.probe;

@@ -10,7 +10,7 @@
 
 namespace sla2::emulator {
 
-inline constexpr uint32_t kLanes = 32, kMaxWarps = 16;
+inline constexpr uint32_t kLanes = 32, kMaxWarps = 12;
 inline constexpr unsigned char kPoison = 0xFF;  ///< a NaN of fp32, bf16 and e4m3; -1 as an integer
 
 /// Who accesses: its warp's clock and step count, and what that warp knows of the others.
@@ -33,7 +33,7 @@ class SharedMemory {
   [[nodiscard]] uint32_t size() const { return static_cast<uint32_t>(bytes_.size()); }
 
  private:
-  static constexpr uint32_t kWord = 4, kNobody = 0xFFFFFFFFU;
+  static constexpr uint32_t kWord = 2 /* bytes: the smallest access */, kNobody = 0xFFFFFFFFU;
   struct Word {
     uint32_t writer = kNobody, write_clock = 0, write_step = 0;
     uint32_t reader = kNobody, read_step = 0;
