@@ -37,8 +37,8 @@ function(sla2_embed_cuda_modules variable)
     get_filename_component(name ${source} NAME_WE)
     set(binary ${folder}/${name}.fatbin)
     add_custom_command(OUTPUT ${binary} DEPENDS ${cuda}/${source} ${headers}
-      COMMAND ${SLA2_CCACHE} ${SLA2_NVCC} -fatbin -std=c++20 -O3 --expt-relaxed-constexpr -I${PROJECT_SOURCE_DIR}/libsla2/src ${code}
-              -o ${binary} ${cuda}/${source}
+      COMMAND ${SLA2_NVCC} -fatbin -std=c++20 -O3 --expt-relaxed-constexpr -Xptxas -v -I${PROJECT_SOURCE_DIR}/libsla2/src ${code}
+              -o ${binary} ${cuda}/${source} > ${folder}/${name}.ptxas 2>&1
       COMMENT "CUDA module ${name}" VERBATIM)
     list(APPEND binaries ${binary})
     string(APPEND text "asm(\".section .rodata\\n.balign 64\\n.globl sla2_module_${name}\\n.hidden sla2_module_${name}\\n"

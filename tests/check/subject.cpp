@@ -56,6 +56,7 @@ attention::Config config_of(const Case& c) {
   config.protect_near = static_cast<int32_t>(p.protect_near);
   config.products = c.products == Element::kBf16 ? DType::kBF16 : DType::kF32;
   config.bits = static_cast<int32_t>(c.bits);
+  config.fp8_values = c.fp8_values != 0;
   return config;
 }
 
@@ -324,7 +325,7 @@ std::vector<double> widen(const std::vector<std::byte>& bits, Element type) {
 }
 
 Arithmetic arithmetic_of(const Case& c, const Target& target) {
-  if (c.bits == 8) return Arithmetic::kInt8;
+  if (c.bits == 8) return c.fp8_values != 0 && target.gpu ? Arithmetic::kFp8 : Arithmetic::kInt8;
   return c.products == Element::kBf16 && (target.gpu || target.isa >= Isa::kAvx512Bf16) ? Arithmetic::kBf16 : Arithmetic::kF32;
 }
 
