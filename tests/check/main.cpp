@@ -62,8 +62,7 @@ void add_untested(const std::vector<Target>& targets, std::vector<Finding>& find
     if (f.status == Status::kPass || f.status == Status::kFail) reached.insert(f.isa);
   for (const Target& target : targets)
     if (reached.count(target.name) == 0)
-      findings.push_back(
-          {Status::kUntested, target.name, "-", "-", "no case compared anything on this instruction set", 0});
+      findings.push_back({Status::kUntested, target.name, "-", "-", "no case compared anything on this instruction set", 0});
 }
 
 void print(const Finding& f) {
@@ -134,7 +133,9 @@ int main(int argc, char** argv) {
       ->take_all()
       ->expected(1)
       ->allow_extra_args(false);
-  app.add_option("--isa", o.isa, "all, best, scalar, avx2, avx512 or avx512_bf16; or the CUDA kernels: emulated, emulated_sm80, emulated_sm89")->capture_default_str();
+  app.add_option("--isa", o.isa,
+                 "all, best, scalar, avx2, avx512 or avx512_bf16; or the CUDA kernels: emulated, emulated_sm80, emulated_sm89")
+      ->capture_default_str();
   app.add_option("--threads", o.threads, "thread counts whose bits must agree (1,2,3,7); the first one times")->delimiter(',');
   app.add_flag("--list", o.list, "print the cases and stop");
   app.add_flag("-v,--verbose", o.verbose, "print every finding");

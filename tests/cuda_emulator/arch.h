@@ -11,9 +11,9 @@
 #include "kernels_table.h"
 
 #define SLA2_DEVICE inline
-#define SLA2_KERNEL(name, threads, blocks, Params)                                                                  \
-  static void name##_body(const Params& p);                                                                         \
-  [[maybe_unused]] static const ::sla2::emulator::Registered name##_registered{                                     \
+#define SLA2_KERNEL(name, threads, blocks, Params)                                                                   \
+  static void name##_body(const Params& p);                                                                          \
+  [[maybe_unused]] static const ::sla2::emulator::Registered name##_registered{                                      \
       #name, [](const void* params) { name##_body(*static_cast<const Params*>(params)); }, sizeof(Params), threads}; \
   static void name##_body([[maybe_unused]] const Params& p)
 
@@ -76,9 +76,15 @@ void copy_async_wait() {
 
 inline void load_matrices(uint32_t at, uint32_t (&r)[4]) { emulator::load_matrices(at, r, false); }
 inline void load_matrices_transposed(uint32_t at, uint32_t (&r)[4]) { emulator::load_matrices(at, r, true); }
-inline void multiply_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emulator::multiply_bf16(d, a, b0, b1); }
-inline void multiply_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emulator::multiply_int8(d, a, b0, b1); }
-inline void multiply_e4m3(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emulator::multiply_e4m3(d, a, b0, b1); }
+inline void multiply_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulator::multiply_bf16(d, a, b0, b1);
+}
+inline void multiply_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulator::multiply_int8(d, a, b0, b1);
+}
+inline void multiply_e4m3(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulator::multiply_e4m3(d, a, b0, b1);
+}
 
 inline float exp2_fast(float x) {
   const float y = std::exp2(x);

@@ -120,7 +120,8 @@ void Block::barrier(uint32_t id, uint32_t threads) {
   if (!meet(kBarrierNames[id], nullptr, nullptr)) return;
   Barrier& barrier = barriers_[id];
   if (barrier.arrived == 0) barrier.threads = threads;
-  if (barrier.threads != threads) stop(fmt::format("barrier {}: some warps wait for {} threads, others for {}", id, barrier.threads, threads));
+  if (barrier.threads != threads)
+    stop(fmt::format("barrier {}: some warps wait for {} threads, others for {}", id, barrier.threads, threads));
   const uint32_t mine = running_ / kLanes;
   barrier.warps.push_back(mine);
   barrier.arrived += kLanes;
@@ -142,7 +143,8 @@ void Block::barrier(uint32_t id, uint32_t threads) {
 }
 
 void Block::copy_async(uint32_t to, const void* from, uint32_t bytes) {
-  if (reinterpret_cast<uintptr_t>(from) % bytes != 0) stop(fmt::format("copy_async: the source is not aligned to {} bytes", bytes));
+  if (reinterpret_cast<uintptr_t>(from) % bytes != 0)
+    stop(fmt::format("copy_async: the source is not aligned to {} bytes", bytes));
   stop_if(shared_.start_copy(to, bytes, accessor()));
   threads_[running_].open.push_back({to, bytes, from});
 }
@@ -160,7 +162,8 @@ void Block::copy_async_wait(uint32_t groups_left) {
 }
 
 std::string Block::deadlock() const {
-  std::string text = fmt::format("block ({}, {}, {}): deadlock, {} threads wait:", launch_.block.x, launch_.block.y, launch_.block.z, live_);
+  std::string text =
+      fmt::format("block ({}, {}, {}): deadlock, {} threads wait:", launch_.block.x, launch_.block.y, launch_.block.z, live_);
   for (size_t w = 0; w < warps_.size(); ++w) {
     const Warp& warp = warps_[w];
     if (warp.arrived > 0) text += fmt::format(" warp {}: {} of 32 lanes at {};", w, warp.arrived, warp.what);

@@ -93,7 +93,8 @@ void gather(void* const* lanes) {
   for (uint32_t matrix = 0; matrix < 4; ++matrix) {
     uint16_t elements[8][8];
     for (uint32_t row = 0; row < 8; ++row)
-      std::memcpy(elements[row], Block::current().shared(static_cast<const Rows*>(lanes[matrix * 8 + row])->at), sizeof elements[row]);
+      std::memcpy(elements[row], Block::current().shared(static_cast<const Rows*>(lanes[matrix * 8 + row])->at),
+                  sizeof elements[row]);
     for (uint32_t lane = 0; lane < kLanes; ++lane) {
       const uint32_t g = lane / 4, t = lane % 4;
       const uint32_t low = kTransposed ? elements[2 * t][g] : elements[g][2 * t];

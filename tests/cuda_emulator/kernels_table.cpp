@@ -30,8 +30,8 @@ const Kernel& find_kernel(std::string_view name) {
 
 void EmulatedGpu::prepare(const char* kernel, uint32_t shared_bytes) {
   (void)find_kernel(kernel);
-  SLA2_CHECK(shared_bytes <= shared_bytes_, SLA2_E_INTERNAL, "emulator: {} asks for {} bytes of shared memory; a block has {}", kernel,
-             shared_bytes, shared_bytes_);
+  SLA2_CHECK(shared_bytes <= shared_bytes_, SLA2_E_INTERNAL, "emulator: {} asks for {} bytes of shared memory; a block has {}",
+             kernel, shared_bytes, shared_bytes_);
 }
 
 void EmulatedGpu::launch(const device::Launch& launch) {
@@ -48,8 +48,13 @@ void EmulatedGpu::launch(const device::Launch& launch) {
     thread_local std::unique_ptr<Block> block;
     if (!block) block = std::make_unique<Block>();
     const auto at = static_cast<uint32_t>(index);
-    const std::string wrong = block->run({kernel.body, launch.params, {at % grid.x, at / grid.x, 0}, grid, launch.threads,
-                                          launch.shared_bytes, seed_ + static_cast<uint64_t>(index)});
+    const std::string wrong = block->run({kernel.body,
+                                          launch.params,
+                                          {at % grid.x, at / grid.x, 0},
+                                          grid,
+                                          launch.threads,
+                                          launch.shared_bytes,
+                                          seed_ + static_cast<uint64_t>(index)});
     const std::lock_guard<std::mutex> lock(guard);
     if (error.empty()) error = wrong;
   });

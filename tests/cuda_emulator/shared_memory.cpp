@@ -24,8 +24,8 @@ std::string SharedMemory::after_write(const char* what, uint32_t at, const Word&
   const uint32_t mine = who.thread / kLanes, theirs = word.writer / kLanes;
   const bool ordered = mine == theirs ? word.write_step < who.step : word.write_clock < (*who.known)[theirs];
   if (ordered) return "";
-  return fmt::format("race: thread {} {} shared byte {}, which thread {} wrote with no {} between", who.thread, what, at, word.writer,
-                     mine == theirs ? "sync_warp" : "barrier");
+  return fmt::format("race: thread {} {} shared byte {}, which thread {} wrote with no {} between", who.thread, what, at,
+                     word.writer, mine == theirs ? "sync_warp" : "barrier");
 }
 
 std::string SharedMemory::read(uint32_t at, uint32_t bytes, const Accessor& who) {
@@ -49,11 +49,13 @@ std::string SharedMemory::write(uint32_t at, uint32_t bytes, const Accessor& who
   for (uint32_t i = at / kWord; wrong.empty() && i <= (at + bytes - 1) / kWord; ++i) {
     Word& word = words_[i];
     if (word.pending != kNobody && word.pending != who.thread)
-      return fmt::format("race: thread {} writes shared byte {} under thread {}'s asynchronous copy", who.thread, at, word.pending);
+      return fmt::format("race: thread {} writes shared byte {} under thread {}'s asynchronous copy", who.thread, at,
+                         word.pending);
     wrong = after_write("writes", at, word, who);
     for (uint32_t warp = 0; wrong.empty() && warp < kMaxWarps; ++warp)
       if (warp != mine && word.read_clock[warp] != 0 && word.read_clock[warp] >= (*who.known)[warp])
-        wrong = fmt::format("race: thread {} writes shared byte {}, which warp {} read with no barrier between", who.thread, at, warp);
+        wrong = fmt::format("race: thread {} writes shared byte {}, which warp {} read with no barrier between", who.thread, at,
+                            warp);
     if (wrong.empty() && word.reader != kNobody && word.reader != who.thread && word.reader / kLanes == mine &&
         word.read_step >= who.step)
       wrong = fmt::format("race: thread {} writes shared byte {}, which thread {} read with no sync_warp between", who.thread, at,

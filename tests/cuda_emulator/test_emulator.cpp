@@ -39,12 +39,14 @@ struct At {
 };
 At a_of_k16(int lane, int i) {
   const int group = lane >> 2, in_group = lane % 4;
-  return {(i >= 0 && i < 2) || (i >= 4 && i < 6) ? group : group + 8, i < 4 ? in_group * 2 + (i & 1) : in_group * 2 + (i & 1) + 8};
+  return {(i >= 0 && i < 2) || (i >= 4 && i < 6) ? group : group + 8,
+          i < 4 ? in_group * 2 + (i & 1) : in_group * 2 + (i & 1) + 8};
 }
 At b_of_k16(int lane, int i) { return {i < 2 ? lane % 4 * 2 + (i & 1) : lane % 4 * 2 + (i & 1) + 8, lane >> 2}; }
 At a_of_k32(int lane, int i) {
   const int group = lane >> 2, in_group = lane % 4;
-  return {(i >= 0 && i < 4) || (i >= 8 && i < 12) ? group : group + 8, i < 8 ? in_group * 4 + (i & 3) : in_group * 4 + (i & 3) + 16};
+  return {(i >= 0 && i < 4) || (i >= 8 && i < 12) ? group : group + 8,
+          i < 8 ? in_group * 4 + (i & 3) : in_group * 4 + (i & 3) + 16};
 }
 At b_of_k32(int lane, int i) { return {i < 4 ? lane % 4 * 4 + (i & 3) : lane % 4 * 4 + (i & 3) + 16, lane >> 2}; }
 At c_of(int lane, int i) { return {i < 2 ? lane >> 2 : (lane >> 2) + 8, lane % 4 * 2 + (i & 1)}; }
@@ -76,7 +78,8 @@ SLA2_KERNEL(test_products, 32, 1, Numbers) {
     multiply_bf16(d, a, b[0], b[1]);
   } else {
     const auto byte = [&](int x) {
-      return p.variant == 1 ? static_cast<uint32_t>(x & 0xFF) : static_cast<uint32_t>(kernels::f32_to_e4m3(static_cast<float>(x)));
+      return p.variant == 1 ? static_cast<uint32_t>(x & 0xFF)
+                            : static_cast<uint32_t>(kernels::f32_to_e4m3(static_cast<float>(x)));
     };
     for (int i = 0; i < 16; ++i) a[i / 4] |= byte(a_value(a_of_k32(lane, i).row, a_of_k32(lane, i).column)) << (i % 4 * 8);
     for (int i = 0; i < 8; ++i) b[i / 4] |= byte(b_value(b_of_k32(lane, i).row, b_of_k32(lane, i).column)) << (i % 4 * 8);

@@ -13,10 +13,12 @@ sla2_exec read_exec(const sla2_exec* exec, const Where& where) {
   sla2_exec defaults{};
   defaults.device_type = SLA2_DEVICE_CPU;
   const bool cpu = where.device_type == SLA2_DEVICE_CPU;
-  SLA2_CHECK(cpu || exec != nullptr, SLA2_E_ARGUMENT, "sla2_exec: NULL; a plan on device {} needs one with the stream", where.device_id);
+  SLA2_CHECK(cpu || exec != nullptr, SLA2_E_ARGUMENT, "sla2_exec: NULL; a plan on device {} needs one with the stream",
+             where.device_id);
   if (exec == nullptr) return defaults;
   const sla2_exec e = read_struct(exec, defaults, "sla2_exec");
-  SLA2_CHECK(e.device_type == where.device_type && (cpu ? e.stream == nullptr : e.device_id == where.device_id), SLA2_E_UNSUPPORTED,
+  SLA2_CHECK(e.device_type == where.device_type && (cpu ? e.stream == nullptr : e.device_id == where.device_id),
+             SLA2_E_UNSUPPORTED,
              "sla2_exec: device type {}, device {}; the plan runs on device type {}, device {}; a stream goes with CUDA alone",
              e.device_type, e.device_id, where.device_type, where.device_id);
   SLA2_CHECK(e.threads >= 0, SLA2_E_ARGUMENT, "sla2_exec: threads is {}; expected 0 (all) or more", e.threads);
@@ -66,7 +68,8 @@ sla2_tensor read_array(const sla2_tensor* source, const char* name, std::initial
   return t;
 }
 
-sla2_tensor read_float_array(const sla2_tensor* source, const char* name, std::initializer_list<int64_t> shape, const Where& where) {
+sla2_tensor read_float_array(const sla2_tensor* source, const char* name, std::initializer_list<int64_t> shape,
+                             const Where& where) {
   const sla2_tensor t = read_array(source, name, shape, where);
   SLA2_CHECK(tensor_dtype(t) == DType::kF32, SLA2_E_UNSUPPORTED, "{}: element type code {} with {} bits; expected fp32", name,
              t.dtype_code, t.dtype_bits);

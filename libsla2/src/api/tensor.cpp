@@ -68,8 +68,8 @@ sla2_tensor read_tensor(const sla2_tensor* source, const char* name, const Where
              "{}: struct_size is {}; expected {}. Call sla2_tensor_init(&tensor, sizeof tensor) first", name, source->struct_size,
              sizeof(sla2_tensor));
   const sla2_tensor t = read_struct(source, empty_tensor(), name);
-  SLA2_CHECK(t.device_type == where.device_type, SLA2_E_UNSUPPORTED, "{}: device type {}; the plan takes tensors of device type {}", name,
-             t.device_type, where.device_type);
+  SLA2_CHECK(t.device_type == where.device_type, SLA2_E_UNSUPPORTED,
+             "{}: device type {}; the plan takes tensors of device type {}", name, t.device_type, where.device_type);
   SLA2_CHECK(where.device_type == SLA2_DEVICE_CPU || t.device_id == where.device_id, SLA2_E_UNSUPPORTED,
              "{}: device {}; the plan is on device {}", name, t.device_id, where.device_id);
   SLA2_CHECK(t.reserved == 0, SLA2_E_VERSION, "{}: `reserved` is {}; expected 0", name, t.reserved);

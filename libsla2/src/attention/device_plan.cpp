@@ -21,8 +21,13 @@ cuda::Rows rows(const Operand& x, int64_t heads) {
   const auto even = [](int64_t stride) { return stride % 2 == 0; };
   const bool pairs = reinterpret_cast<uintptr_t>(x.data) % (2 * size) == 0 && even(x.stride_batch) && even(x.stride_head) &&
                      even(x.stride_token);
-  return {const_cast<void*>(static_cast<const void*>(x.data)), x.stride_batch, x.stride_head, x.stride_token,
-          static_cast<int32_t>(heads), element_of(x.dtype), pairs ? 1 : 0};
+  return {const_cast<void*>(static_cast<const void*>(x.data)),
+          x.stride_batch,
+          x.stride_head,
+          x.stride_token,
+          static_cast<int32_t>(heads),
+          element_of(x.dtype),
+          pairs ? 1 : 0};
 }
 
 class DevicePlan final : public Plan {
@@ -85,7 +90,8 @@ class DevicePlan final : public Plan {
     check_request(g, in, workspace, route_only);
     SLA2_CHECK(in.probe == nullptr, SLA2_E_UNSUPPORTED, "attention on CUDA: the probe is not built: leave it out");
     SLA2_CHECK(in.list == nullptr || g.routed, SLA2_E_UNSUPPORTED,
-               "attention on CUDA: a list is written where a router runs; mode {} keeps all blocks or none", static_cast<int>(g.mode));
+               "attention on CUDA: a list is written where a router runs; mode {} keeps all blocks or none",
+               static_cast<int>(g.mode));
     const DeviceWorkspace w = device_workspace(g, shape_, static_cast<std::byte*>(workspace));
     stream_ = in.stream;
     if (g.centred() || shape_.fp8) pool(in, w);
@@ -98,7 +104,8 @@ class DevicePlan final : public Plan {
 
   template <typename Params>
   void start(const char* kernel, int64_t grid_x, int64_t grid_y, uint32_t threads, uint32_t shared, const Params& params) {
-    gpu_.launch({kernel, static_cast<uint32_t>(grid_x), static_cast<uint32_t>(grid_y), threads, shared, &params, sizeof params, stream_});
+    gpu_.launch(
+        {kernel, static_cast<uint32_t>(grid_x), static_cast<uint32_t>(grid_y), threads, shared, &params, sizeof params, stream_});
   }
 
   [[nodiscard]] int32_t dim() const { return static_cast<int32_t>(geometry_.dim); }
@@ -154,9 +161,10 @@ class DevicePlan final : public Plan {
   void total(const DeviceWorkspace& w) {
     const Geometry& g = geometry_;
     const int64_t size = static_cast<int64_t>(shape_.width) * shape_.width, sum_threads = 256;
-    const cuda::TotalsParams p{w.features, w.values, w.partial, key_blocks32() * shape_.tiles_per_block, shape_.tiles_per_part, shape_.parts};
-    start(totals_name(), shape_.parts, g.key_heads,
-          static_cast<uint32_t>(shape_.width / 16 * 32), cuda::stream_bytes(shape_.width), p);
+    const cuda::TotalsParams p{w.features,  w.values, w.partial, key_blocks32() * shape_.tiles_per_block, shape_.tiles_per_part,
+                               shape_.parts};
+    start(totals_name(), shape_.parts, g.key_heads, static_cast<uint32_t>(shape_.width / 16 * 32),
+          cuda::stream_bytes(shape_.width), p);
     const cuda::SumTotalsParams s{w.partial, w.z, w.state_total, w.z_total, shape_.parts, key_blocks32(), shape_.width};
     start("sla2_sum_totals", size / sum_threads + 1, g.key_heads, sum_threads, 0, s);
   }
@@ -178,7 +186,8 @@ class DevicePlan final : public Plan {
     p.scale = static_cast<float>(g.scale * 1.4426950408889634);
     p.mix_scale = static_cast<float>(c.mix_scale), p.mix_bias = static_cast<float>(c.mix_bias);
     p.dim = dim(), p.block_q = static_cast<int32_t>(g.block_q), p.block_k = block_k();
-    p.query_blocks = static_cast<int32_t>(g.query_blocks), p.key_blocks = key_blocks32(), p.tiles_per_block = shape_.tiles_per_block;
+    p.query_blocks = static_cast<int32_t>(g.query_blocks), p.key_blocks = key_blocks32(),
+    p.tiles_per_block = shape_.tiles_per_block;
     p.heads = static_cast<int32_t>(c.heads), p.heads_per_key = static_cast<int32_t>(g.heads_per_key);
     p.join = g.mode == Mode::kSla2         ? cuda::kJoinMix
              : g.mode == Mode::kLPlusS     ? cuda::kJoinSum

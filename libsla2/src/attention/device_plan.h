@@ -8,18 +8,19 @@
 
 namespace sla2::attention {
 
-/// Empty, or why the configuration does not run on a GPU of this architecture: one sentence with the field, its value, the remedy.
+/// Empty, or why the configuration does not run on a GPU of this architecture: one sentence with the field, its value, the
+/// remedy.
 [[nodiscard]] std::string device_refusal(const Config& config, int architecture);
 
 /// What a plan on a GPU needs to know beside the geometry.
 struct DeviceShape {
   cuda::Products products = cuda::Products::kBf16;
-  int32_t width = 0;             ///< W: D rounded up to 64 or 128
-  int32_t tiles_per_block = 1;   ///< key tiles of a key block
-  int32_t mean_row = 0;          ///< T_n rounded up
-  int32_t parts = 1;             ///< stretches of tiles whose states are summed apart
+  int32_t width = 0;            ///< W: D rounded up to 64 or 128
+  int32_t tiles_per_block = 1;  ///< key tiles of a key block
+  int32_t mean_row = 0;         ///< T_n rounded up
+  int32_t parts = 1;            ///< stretches of tiles whose states are summed apart
   int32_t tiles_per_part = 1;
-  uint32_t threads = 0;          ///< of sla2_attend
+  uint32_t threads = 0;  ///< of sla2_attend
   bool linear = false, int8 = false, fp8 = false;
 };
 [[nodiscard]] DeviceShape device_shape(const Geometry& geometry);

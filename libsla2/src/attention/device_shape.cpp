@@ -7,10 +7,10 @@ namespace sla2::attention {
 namespace {
 
 constexpr int64_t kMostDim = 128;
-constexpr int64_t kMostGridY = 65535;        // CUDA's limit on blocks along y
-constexpr int64_t kMostBlocks = 8192;        // the router keeps a row of fp64 scores in shared memory: 64 KB
-constexpr int kFirstFp8 = 89, kFirst = 80;   // architectures: e4m3 products, this library's kernels
-constexpr int64_t kPartTiles = 32;           // tiles per partial state: a few hundred parts to share among SMs at 30000 tokens
+constexpr int64_t kMostGridY = 65535;       // CUDA's limit on blocks along y
+constexpr int64_t kMostBlocks = 8192;       // the router keeps a row of fp64 scores in shared memory: 64 KB
+constexpr int kFirstFp8 = 89, kFirst = 80;  // architectures: e4m3 products, this library's kernels
+constexpr int64_t kPartTiles = 32;          // tiles per partial state: a few hundred parts to share among SMs at 30000 tokens
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -29,9 +29,11 @@ std::string device_refusal(const Config& c, int architecture) {
   if (c.batch * c.heads > kMostGridY) return no("batch · heads", c.batch * c.heads, "at most 65535 in a call: split the batch");
   if (c.mode == Mode::kFull) return "";
   if (c.mode == Mode::kSla1 || c.mode == Mode::kPooled)
-    return no("mode", static_cast<int64_t>(c.mode), "modes full, sla2, sparse_only, linear_only and l_plus_s are built: run on the CPU");
+    return no("mode", static_cast<int64_t>(c.mode),
+              "modes full, sla2, sparse_only, linear_only and l_plus_s are built: run on the CPU");
   if (c.block_k < cuda::kTileKeys) return no("block_k", c.block_k, "64 and 128 are built: run on the CPU");
-  if (ceil_div(c.key_tokens, c.block_k) > kMostBlocks) return no("key_tokens", c.key_tokens, "at most 8192 key blocks: raise block_k");
+  if (ceil_div(c.key_tokens, c.block_k) > kMostBlocks)
+    return no("key_tokens", c.key_tokens, "at most 8192 key blocks: raise block_k");
   if (c.mode == Mode::kLinearOnly) return "";
   if (c.router != Router::kSla2 && c.router != Router::kSla1)
     return no("router", static_cast<int64_t>(c.router), "routers sla2 and sla1 are built: run on the CPU");

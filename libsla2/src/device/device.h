@@ -20,11 +20,11 @@ struct GpuInfo {
 
 /// What this machine offers, and what is missing.
 struct Report {
-  bool kernels_built = false;      ///< this library carries CUDA kernels
-  bool driver_found = false;       ///< libcuda could be opened and started
-  int driver_version = 0;          ///< 1000 · major + 10 · minor, of the CUDA version it supports
+  bool kernels_built = false;  ///< this library carries CUDA kernels
+  bool driver_found = false;   ///< libcuda could be opened and started
+  int driver_version = 0;      ///< 1000 · major + 10 · minor, of the CUDA version it supports
   std::vector<GpuInfo> gpus;
-  std::string missing;             ///< one sentence, empty where GPUs can be used
+  std::string missing;  ///< one sentence, empty where GPUs can be used
 };
 /// Looks once per process. Never throws.
 [[nodiscard]] const Report& report();

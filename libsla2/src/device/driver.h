@@ -22,27 +22,27 @@ inline constexpr int kMultiprocessors = 16, kMajor = 75, kMinor = 76, kSharedPer
 inline constexpr int kMaxDynamicShared = 8;
 
 /// X(member, exported name, parameters)
-#define SLA2_DRIVER_FUNCTIONS(X)                                                                                          \
-  X(init, "cuInit", (unsigned))                                                                                           \
-  X(driver_version, "cuDriverGetVersion", (int*))                                                                         \
-  X(error_string, "cuGetErrorString", (CuResult, const char**))                                                           \
-  X(device_count, "cuDeviceGetCount", (int*))                                                                             \
-  X(device_get, "cuDeviceGet", (CuDevice*, int))                                                                          \
-  X(device_name, "cuDeviceGetName", (char*, int, CuDevice))                                                               \
-  X(device_attribute, "cuDeviceGetAttribute", (int*, int, CuDevice))                                                      \
-  X(device_memory, "cuDeviceTotalMem_v2", (size_t*, CuDevice))                                                            \
-  X(context_retain, "cuDevicePrimaryCtxRetain", (CuContext*, CuDevice))                                                   \
-  X(context_push, "cuCtxPushCurrent_v2", (CuContext))                                                                     \
-  X(context_pop, "cuCtxPopCurrent_v2", (CuContext*))                                                                      \
-  X(module_load, "cuModuleLoadData", (CuModule*, const void*))                                                            \
-  X(module_function, "cuModuleGetFunction", (CuFunction*, CuModule, const char*))                                         \
-  X(function_attribute, "cuFuncSetAttribute", (CuFunction, int, int))                                                     \
-  X(launch, "cuLaunchKernel",                                                                                             \
-    (CuFunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CuStream, void**, void**))         \
-  X(allocate, "cuMemAlloc_v2", (CuAddress*, size_t))                                                                      \
-  X(release, "cuMemFree_v2", (CuAddress))                                                                                 \
-  X(copy_in, "cuMemcpyHtoD_v2", (CuAddress, const void*, size_t))                                                         \
-  X(copy_out, "cuMemcpyDtoH_v2", (void*, CuAddress, size_t))                                                              \
+#define SLA2_DRIVER_FUNCTIONS(X)                                                                                  \
+  X(init, "cuInit", (unsigned))                                                                                   \
+  X(driver_version, "cuDriverGetVersion", (int*))                                                                 \
+  X(error_string, "cuGetErrorString", (CuResult, const char**))                                                   \
+  X(device_count, "cuDeviceGetCount", (int*))                                                                     \
+  X(device_get, "cuDeviceGet", (CuDevice*, int))                                                                  \
+  X(device_name, "cuDeviceGetName", (char*, int, CuDevice))                                                       \
+  X(device_attribute, "cuDeviceGetAttribute", (int*, int, CuDevice))                                              \
+  X(device_memory, "cuDeviceTotalMem_v2", (size_t*, CuDevice))                                                    \
+  X(context_retain, "cuDevicePrimaryCtxRetain", (CuContext*, CuDevice))                                           \
+  X(context_push, "cuCtxPushCurrent_v2", (CuContext))                                                             \
+  X(context_pop, "cuCtxPopCurrent_v2", (CuContext*))                                                              \
+  X(module_load, "cuModuleLoadData", (CuModule*, const void*))                                                    \
+  X(module_function, "cuModuleGetFunction", (CuFunction*, CuModule, const char*))                                 \
+  X(function_attribute, "cuFuncSetAttribute", (CuFunction, int, int))                                             \
+  X(launch, "cuLaunchKernel",                                                                                     \
+    (CuFunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CuStream, void**, void**)) \
+  X(allocate, "cuMemAlloc_v2", (CuAddress*, size_t))                                                              \
+  X(release, "cuMemFree_v2", (CuAddress))                                                                         \
+  X(copy_in, "cuMemcpyHtoD_v2", (CuAddress, const void*, size_t))                                                 \
+  X(copy_out, "cuMemcpyDtoH_v2", (void*, CuAddress, size_t))                                                      \
   X(stream_wait, "cuStreamSynchronize", (CuStream))
 
 struct Driver {

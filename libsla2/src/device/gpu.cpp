@@ -164,8 +164,8 @@ const Report& report() {
 Gpu& Gpu::get(int number) {
   const Report& r = report();
   SLA2_CHECK(r.missing.empty(), SLA2_E_DEVICE, "device: {}", r.missing);
-  SLA2_CHECK(number >= 0 && number < static_cast<int>(r.gpus.size()), SLA2_E_ARGUMENT, "device: there is no GPU {}; expected 0 to {}",
-             number, r.gpus.size() - 1);
+  SLA2_CHECK(number >= 0 && number < static_cast<int>(r.gpus.size()), SLA2_E_ARGUMENT,
+             "device: there is no GPU {}; expected 0 to {}", number, r.gpus.size() - 1);
   static std::mutex guard;
   static std::map<int, std::unique_ptr<DriverGpu>> gpus;
   const std::lock_guard<std::mutex> lock(guard);

@@ -36,7 +36,7 @@ struct PlainBf16 {
   static T feature(T x) { return round_to_bf16(x); }
 };
 struct PlainInt8 : PlainBf16 {};  ///< Q and K − μ as int8 with one scale per block (prepared beforehand), P and V in bf16
-struct PlainFp8 : PlainInt8 {};   ///< the same with P (times 448) and V (one scale per channel) in e4m3; the linear branch in bf16
+struct PlainFp8 : PlainInt8 {};  ///< the same with P (times 448) and V (one scale per channel) in e4m3; the linear branch in bf16
 
 /// To the nearest e4m3, ties to even: 3 mantissa bits down to 2^-6, steps of 2^-9 below, nothing above 448.
 inline float round_to_e4m3(float x) {

@@ -90,8 +90,8 @@ struct LinearBranch {
         --left;
         return tile++;
       };
-      state.add(p.stream_at, p.features + at, p.feature_values + at, static_cast<uint32_t>(plan.blocks * p.tiles_per_block), active, mine,
-                next);
+      state.add(p.stream_at, p.features + at, p.feature_values + at, static_cast<uint32_t>(plan.blocks * p.tiles_per_block),
+                active, mine, next);
       if (!active) continue;
       const float* const total = p.state_total + key_head * kWidth * kWidth;
 #pragma unroll
@@ -187,8 +187,7 @@ SLA2_DEVICE void attend(const AttendParams& p) {
       copy_stretch(kMap.values, values + tile * Branch::kValueTile, Branch::kValueTile);
       copy_async_commit();
       float factor[2];
-      const float block_scale =
-          q.kInt8 ? p.scale * p.key_scale[key_head * p.key_blocks + tile / p.tiles_per_block] : p.scale;
+      const float block_scale = q.kInt8 ? p.scale * p.key_scale[key_head * p.key_blocks + tile / p.tiles_per_block] : p.scale;
       for (int i = 0; i < 2; ++i) factor[i] = block_scale * q.scale[i];
       branch.score(q, kMap.keys, factor);
       branch.mask(p.key_tokens - first_key, p.key_bias == nullptr ? nullptr : p.key_bias + first_key);
@@ -205,8 +204,7 @@ SLA2_DEVICE void attend(const AttendParams& p) {
 
   if (p.lse != nullptr && rows.t == 0)
     for (int i = 0; i < 2; ++i)
-      if (rows.has(i))
-        p.lse[rows.head * p.query_tokens + rows.token(i)] = (shift[i] + branch.m[i] + log2_of(branch.l[i])) * kLn2;
+      if (rows.has(i)) p.lse[rows.head * p.query_tokens + rows.token(i)] = (shift[i] + branch.m[i] + log2_of(branch.l[i])) * kLn2;
 
   Shares weights[2];
   if constexpr (kLinear) {

@@ -12,8 +12,8 @@ constexpr int kMostPairs = 2;  // of channels per lane: W is at most 128
 struct Position {
   uint32_t warp, lane, warps;
   int64_t block, head, first;
-  int32_t rows;         ///< filled rows of the key block
-  int64_t tile;         ///< first tile of the block in its head's tiles, over all heads
+  int32_t rows;  ///< filled rows of the key block
+  int64_t tile;  ///< first tile of the block in its head's tiles, over all heads
 };
 
 SLA2_DEVICE Position position(const PackParams& p) {
@@ -137,13 +137,15 @@ SLA2_DEVICE void pack_features(const PackParams& p, const Position& at, const fl
     store_bf16(p.features, p, at, row, phi);
     for (int i = 0; i < kMostPairs; ++i) {
       const uint32_t byte = 4 * at.lane + 128 * static_cast<uint32_t>(i);
-      if (byte < row_bytes) shared_store<uint32_t>(static_cast<uint32_t>(row) * row_bytes + byte, pack_bf16(phi.x[i].x, phi.x[i].y));
+      if (byte < row_bytes)
+        shared_store<uint32_t>(static_cast<uint32_t>(row) * row_bytes + byte, pack_bf16(phi.x[i].x, phi.x[i].y));
     }
   }
   sync_threads();
   for (uint32_t c = thread_index(); c < static_cast<uint32_t>(p.width); c += thread_count()) {
     float sum = 0;
-    for (int32_t row = 0; row < at.rows; ++row) sum += from_bf16(shared_load<uint16_t>(static_cast<uint32_t>(row) * row_bytes + 2 * c));
+    for (int32_t row = 0; row < at.rows; ++row)
+      sum += from_bf16(shared_load<uint16_t>(static_cast<uint32_t>(row) * row_bytes + 2 * c));
     p.z[(at.head * p.key_blocks + at.block) * p.width + c] = sum;
   }
 }

@@ -71,30 +71,35 @@ struct SumTotalsParams {
 /// sla2_route: the key blocks of each query block. Grid (T_m, heads).
 struct RouteParams {
   Rows q;
-  const float* means;               ///< [key heads][D][mean_row] minus the mean key
+  const float* means;                ///< [key heads][D][mean_row] minus the mean key
   const float *router_q, *router_k;  ///< [router_heads][D][D] or null
-  int32_t *list, *count;            ///< [heads][T_m][capacity], [heads][T_m] out
-  float* rest_log_sum;              ///< [heads][T_m] out: log Σ over the others of b_j · exp(R_j), or null
-  double scale;                     ///< of the softmax
+  int32_t *list, *count;             ///< [heads][T_m][capacity], [heads][T_m] out
+  float* rest_log_sum;               ///< [heads][T_m] out: log Σ over the others of b_j · exp(R_j), or null
+  double scale;                      ///< of the softmax
   int64_t query_tokens, key_tokens, capacity;
   int32_t dim, block_q, block_k, query_blocks, key_blocks, mean_row, keep, heads, heads_per_key, router_heads;
 };
 
-enum Join : int32_t { kJoinSoftmax = 0, kJoinMix = 1, kJoinSum = 2, kJoinLinear = 3 };  ///< O_s, a·O_s + (1-a)·O_l, O_s + O_l, O_l
+enum Join : int32_t {
+  kJoinSoftmax = 0,
+  kJoinMix = 1,
+  kJoinSum = 2,
+  kJoinLinear = 3
+};  ///< O_s, a·O_s + (1-a)·O_l, O_s + O_l, O_l
 enum MixSource : int32_t { kMixConfigured = 0, kMixAffine = 1, kMixScalar = 2, kMixBlock = 3 };
 
 /// sla2_attend_*: the whole forward of one query block. Grid (T_m, heads).
 struct AttendParams {
   Rows q, out;
-  const unsigned char *keys, *values;             ///< tiles of a key head follow each other
-  const unsigned char *features, *feature_values; ///< of the linear branch: bf16 both
-  const float *key_scale, *value_scale;           ///< int8 keys [key heads][T_n]; fp8 values [key heads][W]
-  const float* key_bias;                          ///< [N_k] natural, or null
-  const int32_t *list, *count;                    ///< null: every block
-  const float *state_total, *z_total, *z;         ///< of sla2_sum_totals and sla2_pack
-  const float *rest_log_sum, *mix;                ///< join mix
-  const float* shift;                             ///< [key heads][D] where keys are minus their mean and lse is wanted; or null
-  float* lse;                                     ///< [heads][N_q] out, or null
+  const unsigned char *keys, *values;              ///< tiles of a key head follow each other
+  const unsigned char *features, *feature_values;  ///< of the linear branch: bf16 both
+  const float *key_scale, *value_scale;            ///< int8 keys [key heads][T_n]; fp8 values [key heads][W]
+  const float* key_bias;                           ///< [N_k] natural, or null
+  const int32_t *list, *count;                     ///< null: every block
+  const float *state_total, *z_total, *z;          ///< of sla2_sum_totals and sla2_pack
+  const float *rest_log_sum, *mix;                 ///< join mix
+  const float* shift;                              ///< [key heads][D] where keys are minus their mean and lse is wanted; or null
+  float* lse;                                      ///< [heads][N_q] out, or null
   int64_t query_tokens, key_tokens, capacity;
   float scale, mix_scale, mix_bias;
   int32_t dim, block_q, block_k, query_blocks, key_blocks, tiles_per_block, heads, heads_per_key;

@@ -12,7 +12,8 @@ SLA2_KERNEL(sla2_pool, kPrepareThreads, 1, PoolParams) {
   const int32_t n = left < p.block_k ? static_cast<int32_t>(left) : p.block_k;
   for (int32_t c = static_cast<int32_t>(thread_index()); c < p.dim; c += static_cast<int32_t>(thread_count())) {
     double sum = 0;
-    for (int32_t r = 0; r < n; ++r) sum = add_rounded(sum, static_cast<double>(load_element(p.k, row_at(p.k, head, first + r) + c)));
+    for (int32_t r = 0; r < n; ++r)
+      sum = add_rounded(sum, static_cast<double>(load_element(p.k, row_at(p.k, head, first + r) + c)));
     p.means[(head * p.dim + c) * p.mean_row + block] = static_cast<float>(sum / static_cast<double>(n));
   }
   if (p.value_peaks == nullptr) return;

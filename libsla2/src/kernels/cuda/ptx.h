@@ -46,7 +46,8 @@ SLA2_DEVICE void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
 }
 
-/// Four 8x8 matrices of 16-bit elements; lanes 8i … 8i + 7 bring the offsets of matrix i's rows. Lane: row g, elements 2t, 2t + 1.
+/// Four 8x8 matrices of 16-bit elements; lanes 8i … 8i + 7 bring the offsets of matrix i's rows. Lane: row g, elements 2t, 2t
+/// + 1.
 SLA2_DEVICE void load_matrices(uint32_t at, uint32_t (&r)[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])

@@ -10,8 +10,8 @@
 namespace sla2::cuda {
 
 struct QueryRows {
-  int64_t head;  ///< over the batch
-  int64_t first; ///< token of the warp's first row
+  int64_t head;    ///< over the batch
+  int64_t first;   ///< token of the warp's first row
   int32_t inside;  ///< rows of the warp that exist, up to 16
   uint32_t warp, lane, g, t;
   [[nodiscard]] SLA2_DEVICE bool has(int i) const { return static_cast<int32_t>(g) + 8 * i < inside; }
@@ -61,7 +61,8 @@ struct Queries {
   static constexpr int kSteps = kRowBytes / 32;  ///< along the channels: 32 bytes of a key each
   uint32_t a[kSteps][4];
   float scale[2] = {1, 1};
-  float shift[2] = {0, 0};  ///< s · q · μ · log2 e where a log-sum-exp is wanted: what subtracting the mean key took from the logits
+  float shift[2] = {0,
+                    0};  ///< s · q · μ · log2 e where a log-sum-exp is wanted: what subtracting the mean key took from the logits
 
   /// `scratch`: a word per warp, and then 16 rows per warp.
   SLA2_DEVICE void load(const AttendParams& p, const QueryRows& rows, uint32_t scratch) {
@@ -80,7 +81,8 @@ struct Queries {
         const uint32_t at = tile + image_offset(kWarpRows, kRowBytes, static_cast<uint32_t>(row), channel * key_bytes(kProducts));
         if constexpr (kInt8) {
           finite = finite && is_finite(x.x) && is_finite(x.y);
-          shared_store<uint16_t>(at, static_cast<uint16_t>((int8_steps(x.x, inverse) & 0xFF) | (int8_steps(x.y, inverse) & 0xFF) << 8));
+          shared_store<uint16_t>(
+              at, static_cast<uint16_t>((int8_steps(x.x, inverse) & 0xFF) | (int8_steps(x.y, inverse) & 0xFF) << 8));
         } else {
           shared_store<uint32_t>(at, pack_bf16(x.x, x.y));
         }
@@ -140,7 +142,8 @@ struct QueryFeatures {
         const uint32_t channel = 2 * rows.lane + 64 * static_cast<uint32_t>(panel), bits = pack_bf16(phi.x, phi.y);
         shared_store<uint32_t>(tile + image_offset(kWarpRows, kPanelBytes, static_cast<uint32_t>(row), rows.lane * 4), bits);
         const float low = from_bf16(bits & 0xFFFFU), high = bits_to_float(bits & 0xFFFF0000U);
-        const float in_rest = low * shared_load<float>(z_rest + channel * 4) + high * shared_load<float>(z_rest + channel * 4 + 4);
+        const float in_rest =
+            low * shared_load<float>(z_rest + channel * 4) + high * shared_load<float>(z_rest + channel * 4 + 4);
         const float in_all = low * shared_load<float>(z_all + channel * 4) + high * shared_load<float>(z_all + channel * 4 + 4);
         keep(part_rest, rows, row, warp_sum(in_rest));
         keep(part_all, rows, row, warp_sum(in_all));

@@ -52,7 +52,8 @@ SLA2_DEVICE void pool_query(const RouteParams& p, uint32_t query) {
   const int32_t n = left < p.block_q ? static_cast<int32_t>(left) : p.block_q;
   for (uint32_t c = thread_index(); c < static_cast<uint32_t>(p.dim); c += kPrepareThreads) {
     double sum = 0;
-    for (int32_t r = 0; r < n; ++r) sum = add_rounded(sum, static_cast<double>(load_element(p.q, row_at(p.q, head, first + r) + c)));
+    for (int32_t r = 0; r < n; ++r)
+      sum = add_rounded(sum, static_cast<double>(load_element(p.q, row_at(p.q, head, first + r) + c)));
     shared_store<double>(query + c * 8, static_cast<double>(static_cast<float>(sum / static_cast<double>(n))));
   }
   sync_threads();

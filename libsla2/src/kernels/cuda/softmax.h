@@ -14,8 +14,8 @@ struct SoftmaxBranch {
   static constexpr uint32_t kValueTile = kTileKeys * kWidth * value_bytes(kProducts);
   static constexpr float kFp8Offset = 8.80735492F;  ///< log2 448: weights fill e4m3's range
 
-  float o[kWidth / 8][4];    ///< Σ weight · v of rows g (0, 1) and g + 8 (2, 3)
-  float m[2], l[2];          ///< maximum; sum of this lane's columns until finish()
+  float o[kWidth / 8][4];  ///< Σ weight · v of rows g (0, 1) and g + 8 (2, 3)
+  float m[2], l[2];        ///< maximum; sum of this lane's columns until finish()
   float s[kTileKeys / 8][4];
 
   SLA2_DEVICE void clear() {

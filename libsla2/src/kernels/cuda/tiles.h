@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every size of the mma.sync family, with its reason, and how tiles lie in memory.
 //
-// A tile image is what shared memory holds, byte for byte, so that loading one is copying a stretch: rows of 128 bytes (64 where a
-// row has no more) in panels [panel][row][128], 16-byte chunks of a row exchanged by the row's number. The exchange is that of
+// A tile image is what shared memory holds, byte for byte, so that loading one is copying a stretch: rows of 128 bytes (64 where
+// a row has no more) in panels [panel][row][128], 16-byte chunks of a row exchanged by the row's number. The exchange is that of
 // Hopper's 128-byte (64-byte) swizzle: eight rows' chunks of one column fall into eight different groups of banks.
 #pragma once
 #include <cstdint>
 
 namespace sla2::cuda {
 
-inline constexpr int kTileKeys = 64;       ///< b_k of SLA2; a block of 128 is two tiles
-inline constexpr int kWarpRows = 16;       ///< of queries: the rows of one mma; more would need more registers than 2 blocks/SM leave
-inline constexpr int kMaxQueries = 128;    ///< a block of threads serves one query block: 8 warps
+inline constexpr int kTileKeys = 64;  ///< b_k of SLA2; a block of 128 is two tiles
+inline constexpr int kWarpRows = 16;  ///< of queries: the rows of one mma; more would need more registers than 2 blocks/SM leave
+inline constexpr int kMaxQueries = 128;  ///< a block of threads serves one query block: 8 warps
 inline constexpr int kMaxThreads = kMaxQueries / kWarpRows * 32;
-inline constexpr int kStreamKeys = 32;     ///< the linear branch streams half tiles: two stages of φ(K) and V are then 32 KB at W 128
+inline constexpr int kStreamKeys =
+    32;  ///< the linear branch streams half tiles: two stages of φ(K) and V are then 32 KB at W 128
 inline constexpr int kPrepareThreads = 128;
-inline constexpr uint32_t kScratchBytes = 1024;  ///< φ-sums, 2·W fp32; with H and two fp8 tiles 49 KB: two blocks on 100 KB of shared memory
+inline constexpr uint32_t kScratchBytes =
+    1024;  ///< φ-sums, 2·W fp32; with H and two fp8 tiles 49 KB: two blocks on 100 KB of shared memory
 
 enum class Products : int { kBf16, kInt8, kInt8Fp8 };  ///< of Q·Kᵀ and P·V: all bf16; int8 and bf16; int8 and e4m3
 
