@@ -101,7 +101,9 @@ def main() -> int:
         rows = sorted(built.items(), key=lambda item: (item[0][0], int(re.sub(r"\D", "", item[0][1]))))
         lines = [f"{kernel:<28} {arch:>4} {use.registers:>9} {use.stack:>6} {use.spilled:>8}" for (kernel, arch), use in rows]
         head = ["# Registers per thread, bytes of stack, bytes spilled; written by registers.py --update.", f"# compiler: {compiler}"]
-        TABLE.write_text("\n".join([*head, "# kernel                        sm registers  stack  spilled", *lines]) + "\n", encoding="utf-8")
+        TABLE.write_text(
+            "\n".join([*head, "# kernel                        sm registers  stack  spilled", *lines]) + "\n", encoding="utf-8"
+        )
         return 0
     wrong = complaints(built, compiler, *read_table())
     print("\n".join(wrong) or f"{len(built)} kernels are as in the table")
