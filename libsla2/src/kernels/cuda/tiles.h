@@ -10,7 +10,7 @@
 namespace sla2::cuda {
 
 inline constexpr int kTileKeys = 64;  ///< b_k of SLA2; a block of 128 is two tiles
-inline constexpr int kWarpRows = 16;  ///< of queries: the rows of one mma; more would need more registers than 2 blocks/SM leave
+inline constexpr int kWarpRows = 16;  ///< of queries: the rows of one mma; with 32, O and scores alone would take 192 registers
 inline constexpr int kMaxQueries = 128;  ///< a block of threads serves one query block: 8 warps
 inline constexpr int kMaxThreads = kMaxQueries / kWarpRows * 32;
 inline constexpr int kStreamKeys =
