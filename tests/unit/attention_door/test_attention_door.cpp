@@ -156,10 +156,10 @@ TEST_CASE("plans on a device", "[door]") {
   sla2_attention_destroy(plan);
   plan = nullptr;
   CHECK(sla2_attention_create_on(&s.config, 77, 0, &plan) == SLA2_E_ARGUMENT);
-  CHECK_THAT(sla2_last_error(), Catch::Matchers::Contains("device_type is 77"));
+  CHECK_THAT(sla2::api::last_error(), Catch::Matchers::Contains("device_type is 77"));
   if (!sla2::device::report().missing.empty()) {
     CHECK(sla2_attention_create_on(&s.config, SLA2_DEVICE_CUDA, 0, &plan) == SLA2_E_DEVICE);
-    CHECK_THAT(sla2_last_error(), Catch::Matchers::Contains(sla2::device::report().missing));
+    CHECK_THAT(sla2::api::last_error(), Catch::Matchers::Contains(sla2::device::report().missing));
   } else {
     CHECK(sla2_attention_create_on(&s.config, SLA2_DEVICE_CUDA, 0, &plan) == SLA2_E_UNSUPPORTED);  // products are fp32
     CHECK(sla2_attention_create_on(&s.config, SLA2_DEVICE_CUDA, 1000, &plan) == SLA2_E_ARGUMENT);
