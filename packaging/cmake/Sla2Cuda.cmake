@@ -39,7 +39,7 @@ function(sla2_embed_cuda_modules variable)
     add_custom_command(OUTPUT ${binary} DEPENDS ${cuda}/${source} ${headers}
       COMMAND ${SLA2_NVCC} -fatbin -std=c++20 -O3 --expt-relaxed-constexpr -Xptxas -v -I${PROJECT_SOURCE_DIR}/libsla2/src ${code}
               -o ${binary} ${cuda}/${source} > ${folder}/${name}.ptxas 2>&1
-      COMMENT "CUDA module ${name}" VERBATIM)
+      COMMENT "CUDA module ${name}; what nvcc says goes to ${folder}/${name}.ptxas" VERBATIM)
     list(APPEND binaries ${binary})
     string(APPEND text "asm(\".section .rodata\\n.balign 64\\n.globl sla2_module_${name}\\n.hidden sla2_module_${name}\\n"
                        "sla2_module_${name}:\\n.incbin \\\"${binary}\\\"\\n.byte 0\\n.previous\\n\");\n"

@@ -7,10 +7,10 @@ namespace sla2::attention {
 namespace {
 
 constexpr int64_t kMostDim = 128;
-constexpr int64_t kMostGridY = 65535;       // CUDA's limit on blocks along y
-constexpr int64_t kMostBlocks = 8192;       // the router keeps a row of fp64 scores in shared memory: 64 KB
-constexpr int kFirstFp8 = 89, kFirst = 80;  // architectures: e4m3 products, this library's kernels
-constexpr int64_t kPartTiles = 32;          // tiles per partial state: a few hundred parts to share among SMs at 30000 tokens
+constexpr int64_t kMostGridY = 65535;                   // CUDA's limit on blocks along y
+constexpr int64_t kMostBlocks = 8192;                   // the router keeps a row of fp64 scores in shared memory: 64 KB
+constexpr int kFirst = 80, kAda = 89, kBlackwell = 12;  // architectures: the first; those whose mma.sync multiplies e4m3
+constexpr int64_t kPartTiles = 32;  // tiles per partial state: a few hundred parts to share among SMs at 30000 tokens
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -23,8 +23,9 @@ std::string device_refusal(const Config& c, int architecture) {
   if (architecture < kFirst) return no("the compute capability (x 10)", architecture, "the kernels need 80 or more");
   if (c.bits == 16 && c.products != DType::kBF16)
     return "attention on CUDA: products are fp32; tensor cores multiply bf16 or 8 bits: set products to bf16, or bits to 8";
-  if (c.fp8_values && c.bits == 8 && architecture < kFirstFp8)
-    return no("the compute capability (x 10)", architecture, "fp8_values needs 89 or more: leave it at 0");
+  if (c.fp8_values && c.bits == 8 && architecture != kAda && architecture / 10 != kBlackwell)
+    return no("the compute capability (x 10)", architecture,
+              "fp8_values needs 89 or 120 (Hopper: with wgmma, not built yet): leave it at 0");
   if (c.head_dim > kMostDim) return no("head_dim", c.head_dim, "up to 128 is built: run on the CPU");
   if (c.batch * c.heads > kMostGridY) return no("batch · heads", c.batch * c.heads, "at most 65535 in a call: split the batch");
   if (c.mode == Mode::kFull) return "";

@@ -9,6 +9,10 @@
 #define SLA2_KERNEL(name, threads, blocks, Params) \
   extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p)
 
+// e4m3 products of mma.sync: Ada and consumer Blackwell. Hopper's are in wgmma; its mma.sync spreads them over fp16 ones, which
+// takes twice the registers and gains nothing. Plans ask nobody else (attention/device_shape.cpp).
+#define SLA2_HAS_E4M3 (__CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+
 namespace sla2::cuda {
 
 extern __shared__ __align__(1024) unsigned char shared_bytes[];
@@ -74,9 +78,9 @@ SLA2_DEVICE void multiply_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-/// d [16, 8] += a [16, 32] · b [32, 8] in e4m3; its sums are shorter than fp32. Only from sm_89 on: others are never asked.
+/// d [16, 8] += a [16, 32] · b [32, 8] in e4m3; its sums are shorter than fp32. Where there are none it is never asked.
 SLA2_DEVICE void multiply_e4m3(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#if __CUDA_ARCH__ >= 890
+#if SLA2_HAS_E4M3
   asm("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -99,7 +103,7 @@ SLA2_DEVICE uint32_t pack_bf16(float low, float high) {
 }
 /// Two numbers as e4m3, nearest even, saturating at 448; `low` in the lower byte.
 SLA2_DEVICE uint32_t pack_e4m3(float low, float high) {
-#if __CUDA_ARCH__ >= 890
+#if SLA2_HAS_E4M3
   uint16_t packed;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
   return packed;
