@@ -81,6 +81,17 @@ json folder_report(const fs::path& folder) {
 
 void line(bool good, const std::string& text) { std::puts(fmt::format("  {} {}", good ? "+" : "-", text).c_str()); }
 
+/// Each GPU, or what is missing for one. Their kernels compute attention on device tensors inside the library; the tool itself
+/// runs on the CPU.
+void print_gpus(const json& cuda) {
+  for (const json& gpu : cuda.value("gpus", json::array()))
+    line(cuda.value("kernels_built", false),
+         fmt::format("{}, compute capability {}.{}, {}", gpu.value("name", "?"), gpu.value("compute_capability", 0) / 10,
+                     gpu.value("compute_capability", 0) % 10, bytes_text(gpu.value("memory_bytes", uint64_t{0}))));
+  const std::string missing = cuda.value("missing", "");
+  if (!missing.empty()) line(false, "CUDA: " + missing);
+}
+
 void print_report(const json& report) {
   const json& system = report["system"];
   std::puts(fmt::format("sla2 {} on {}", sla2_version(), system.value("cpu", "?")).c_str());
@@ -89,6 +100,7 @@ void print_report(const json& report) {
   line(bf16, bf16 ? "bf16 matrix products in hardware" : "no bf16 instructions: products run in fp32");
   line(true, fmt::format("memory: {} of {} available", bytes_text(system.value("memory_available_bytes", uint64_t{0})),
                          bytes_text(system.value("memory_total_bytes", uint64_t{0}))));
+  print_gpus(system.value("cuda", json::object()));
   std::puts("Libraries");
   for (const auto& [name, version] : report["libraries"].items())
     line(true, fmt::format("{} {}", name, version.get<std::string>()));

@@ -38,13 +38,13 @@ std::vector<Timing> bench(const std::vector<Case>& cases, const Settings& settin
     if (c.expect == Expect::kRefused || c.direction == Direction::kBackward) continue;
     const std::vector<Head> heads = make_heads(c);
     Subject subject(c, heads);
-    for (const Isa isa : settings.isas) {
-      const std::vector<double> seconds = subject.time(isa, threads, repeats);
-      Timing t{to_line(c), std::string(isa_name(isa)), threads, median(seconds), median_deviation(seconds), 1, 0};
+    for (const Target& target : settings.targets) {
+      const std::vector<double> seconds = subject.time(target, threads, repeats);
+      Timing t{to_line(c), target.name, threads, median(seconds), median_deviation(seconds), 1, 0};
       const Case twin = dense_twin(c);
       const std::string key = fmt::format("{} {}", to_line(twin), t.isa);
       if (c.problem.mode == Mode::kFull) dense[key] = t.median;
-      if (dense.find(key) == dense.end()) dense[key] = median(Subject(twin, heads).time(isa, threads, repeats));
+      if (dense.find(key) == dense.end()) dense[key] = median(Subject(twin, heads).time(target, threads, repeats));
       t.dense_ratio = dense[key] / t.median;
       double kept = c.problem.mode == Mode::kFull ? 1 : 0;
       if (kept == 0)

@@ -92,6 +92,7 @@ const std::vector<Key>& keys() {
       number("sparsity", -1, 2, SLA2_FIELD(problem.sparsity), "fraction of key blocks skipped"),
       number("scale", 0, 1e6, SLA2_FIELD(problem.scale), "factor on q·k; 0: 1/sqrt(D)"),
       integer("bits", 8, 16, SLA2_FIELD(bits), "16 or 8"),
+      integer("fp8", 0, 1, SLA2_FIELD(fp8_values), "with 8 bits: P·V in e4m3"),
       choice("a", {"head_affine_lse", "const", "head_scalar", "block"}, SLA2_FIELD(problem.a_mode), "how the branches are mixed"),
       number("a_scale", -1e3, 1e3, SLA2_FIELD(a_scale), "s of head_affine_lse"),
       number("a_bias", -1e3, 1e3, SLA2_FIELD(a_bias), "b of every a-mode; per head or block it varies around this"),

@@ -43,7 +43,7 @@ struct Case {
   Bias bias = Bias::kNone;
   Weights weights = Weights::kIdentity;
   Element products = Element::kF32;  ///< of Q·Kᵀ and P·V: f32, or bf16 where the CPU can
-  int64_t bits = 16, seed = 1;
+  int64_t bits = 16, fp8_values = 0, seed = 1;
   double a_scale = 0.6, a_bias = 0.5;
   Expect expect = Expect::kResult;
   std::string explain;  ///< why MISTRUSTED is fine here (underscores for spaces)

@@ -35,7 +35,7 @@ double lse_rounding(const Case& c, const Head& head, Arithmetic plain) {
 }
 
 /// What the library says about its own run must be true.
-std::string check_stats(const Case& c, const Truth& truth, const attention::Stats& stats) {
+std::string check_stats(const Case& c, const Truth& truth, const attention::Stats& stats, const Target& target) {
   // The mean's error is at most the rows' largest; with few rows plain code's largest is a matter of luck, and is not asked.
   constexpr int64_t kEnoughRows = 32;
   constexpr double kFactor = 2, kJitter = 1e-6;
@@ -52,32 +52,33 @@ std::string check_stats(const Case& c, const Truth& truth, const attention::Stat
   if (stats.blocks_total != pairs || stats.blocks_kept != std::llround(kept * static_cast<double>(pairs)))
     return fmt::format("stats: {} of {} blocks kept; expected {:.0f} of {}", stats.blocks_kept, stats.blocks_total,
                        kept * static_cast<double>(pairs), pairs);
-  if (c.problem.mode == Mode::kSla2 && c.batch * c.heads * c.problem.queries >= kEnoughRows &&
+  if (!target.gpu && c.problem.mode == Mode::kSla2 && c.batch * c.heads * c.problem.queries >= kEnoughRows &&
       std::abs(stats.mean_linear_weight - truth.linear_weight) > kFactor * truth.linear_error + kJitter)
     return fmt::format("stats: mean_linear_weight is {}, the oracle has {}", stats.mean_linear_weight, truth.linear_weight);
   return "";
 }
 
 /// Lists, log-sum-exps and the probe.
-std::string check_extras(const Case& c, const Truth& truth, const Run& run) {
+std::string check_extras(const Case& c, const Truth& truth, const Run& run, const Target& target) {
   if (c.has_nan()) return "";
-  std::string wrong = judge_kept(truth, run.kept);
+  std::string wrong = target.gpu && run.kept.empty() ? "" : judge_kept(truth, run.kept);
   if (wrong.empty()) wrong = judge_lse(truth, run.lse);
-  if (wrong.empty()) wrong = judge_probe(truth, widen(run.bits, c.dtype), run.probe.relative_l1, run.probe.cosine);
+  if (wrong.empty() && !target.gpu) wrong = judge_probe(truth, widen(run.bits, c.dtype), run.probe.relative_l1, run.probe.cosine);
   return wrong;
 }
 
-Finding check_refusal(const Case& c, Isa isa) {
-  const Run made = Subject::create(c, isa);
+Finding check_refusal(const Case& c, const Target& target) {
+  const Run made = Subject::create(c, target);
   Finding f;
   f.status = made.refused && made.status == SLA2_E_ARGUMENT ? Status::kPass : Status::kFail;
   f.reason = made.refused ? fmt::format("refused with status {}: {}", made.status, made.text) : "expected a refusal, got a plan";
   return f;
 }
 
-Finding check_isa(const Case& c, const Settings& settings, Subject& subject, const Truth& truth, Isa isa) {
+Finding check_isa(const Case& c, const Settings& settings, Subject& subject, const Truth& truth, const Target& target) {
   Finding f;
-  const Run first = subject.run(isa, settings.threads[0], kPoisonNan);
+  const Run first = subject.run(target, settings.threads[0], kPoisonNan);
+  if (target.gpu && first.refused && first.status == SLA2_E_UNSUPPORTED) return {Status::kSkip, "", "", "", first.text, 0};
   f.status = Status::kFail;
   f.reason = first.refused ? "refused a case the door has words for: " + first.text : first.text;
   if (!f.reason.empty()) return f;
@@ -85,14 +86,14 @@ Finding check_isa(const Case& c, const Settings& settings, Subject& subject, con
   f.reason = verdict.reason;
   f.share = verdict.share;
   if (verdict.status == Status::kFail) return f;
-  const std::string stats = check_stats(c, truth, first.stats);
+  const std::string stats = check_stats(c, truth, first.stats, target);
   if (!stats.empty()) return f.reason = stats, f;
-  const std::string wrong = verdict.status == Status::kMistrusted ? "" : check_extras(c, truth, first);
+  const std::string wrong = verdict.status == Status::kMistrusted ? "" : check_extras(c, truth, first, target);
   if (!wrong.empty()) return f.reason = wrong, f;
   for (size_t i = 0; i < settings.threads.size(); ++i) {
     const int threads = settings.threads[i];
     const bool extras = i + 1 == settings.threads.size();
-    const Run again = subject.run(isa, threads, kPoisonLarge, extras);
+    const Run again = subject.run(target, threads, kPoisonLarge, extras);
     if (again.refused || !again.text.empty()) return f.reason = fmt::format("with {} threads: {}", threads, again.text), f;
     const auto beside = [](const Run& run) { return std::tie(run.lse, run.kept, run.probe.relative_l1, run.probe.cosine); };
     if (extras && beside(again) != beside(first) && !c.has_nan())
@@ -180,24 +181,28 @@ std::vector<Finding> check_case(const Case& c, const Settings& settings) {
     findings.push_back(std::move(f));
   };
   if (c.expect == Expect::kRefused) {
-    for (const Isa isa : settings.isas) keep(check_refusal(c, isa), isa_name(isa));
+    for (const Target& target : settings.targets) keep(check_refusal(c, target), target.name);
     return findings;
   }
   if (c.direction == Direction::kBackward) {
     GradientSubject subject(c);
-    for (const Isa isa : settings.isas) {
-      const Verdict v = check_gradients(subject, settings.threads, isa);
-      keep({v.status, "", "", "", v.reason, v.share}, isa_name(isa));
+    for (const Target& target : settings.targets) {
+      if (target.gpu) {
+        keep({Status::kSkip, "", "", "", "gradients on CUDA are not built", 0}, target.name);
+        continue;
+      }
+      const Verdict v = check_gradients(subject, settings.threads, target.isa);
+      keep({v.status, "", "", "", v.reason, v.share}, target.name);
     }
     return findings;
   }
   const std::vector<Head> heads = make_heads(c);
   std::map<Arithmetic, Truth> truths;
   Subject subject(c, heads);
-  for (const Isa isa : settings.isas) {
-    const Arithmetic plain = arithmetic_of(c, isa);
+  for (const Target& target : settings.targets) {
+    const Arithmetic plain = arithmetic_of(c, target);
     if (truths.find(plain) == truths.end()) truths.emplace(plain, make_truth(c, heads, plain));
-    keep(check_isa(c, settings, subject, truths.at(plain), isa), isa_name(isa));
+    keep(check_isa(c, settings, subject, truths.at(plain), target), target.name);
   }
   return findings;
 }

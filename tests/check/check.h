@@ -13,7 +13,7 @@ struct Finding {
 };
 
 struct Settings {
-  std::vector<Isa> isas;
+  std::vector<Target> targets;
   std::vector<int> threads{1, 2, 3, 7};  ///< the first gives the result, the others must give the same bits
 };
 

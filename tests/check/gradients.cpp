@@ -355,7 +355,7 @@ Verdict check_gradients(GradientSubject& subject, const std::vector<int>& thread
   const Case& c = subject.test();
   const Arithmetic arithmetic = c.bits == 8 && isa >= Isa::kAvx512Bf16 ? Arithmetic::kBf16
                                 : c.bits == 8                          ? Arithmetic::kF32
-                                                                       : arithmetic_of(c, isa);
+                                              : arithmetic_of(c, {std::string(isa_name(isa)), isa, nullptr});
   Verdict v;
   v.status = Status::kFail;
   const auto first = subject.run(isa, threads[0], kPoisonNan, false);

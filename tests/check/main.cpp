@@ -33,14 +33,19 @@ std::vector<Case> read_cases(const Options& o) {
   return cases;
 }
 
-std::vector<Isa> read_isas(const std::string& word, std::string& note) {
-  const std::vector<Isa> here = kernels_here(note);
+std::vector<Target> read_targets(const std::string& word, std::string& note) {
+  if (word.starts_with("emulated")) {
+    std::vector<Target> gpus = emulated_gpus();
+    if (word != "emulated") std::erase_if(gpus, [&](const Target& target) { return target.name != word; });
+    if (!gpus.empty()) return gpus;
+  }
+  const std::vector<Target> here = kernels_here(note);
   if (word == "all") return here;
   if (word == "best") return {here.back()};
-  for (const Isa isa : here)
-    if (isa_name(isa) == word) return {isa};
+  for (const Target& target : here)
+    if (target.name == word) return {target};
   throw std::runtime_error(
-      fmt::format("--isa: expected all, best or one with kernels of its own on this CPU, got '{}'\n{}", word, note));
+      fmt::format("--isa: expected all, best, emulated or one with kernels of its own on this CPU, got '{}'\n{}", word, note));
 }
 
 void write_file(const std::string& path, const std::string& text) {
@@ -51,14 +56,13 @@ void write_file(const std::string& path, const std::string& text) {
 }
 
 /// Instruction sets that no case reached: a run that proves nothing must say so.
-void add_untested(const std::vector<Isa>& isas, std::vector<Finding>& findings) {
+void add_untested(const std::vector<Target>& targets, std::vector<Finding>& findings) {
   std::set<std::string> reached;
   for (const Finding& f : findings)
     if (f.status == Status::kPass || f.status == Status::kFail) reached.insert(f.isa);
-  for (const Isa isa : isas)
-    if (reached.count(std::string(isa_name(isa))) == 0)
-      findings.push_back(
-          {Status::kUntested, std::string(isa_name(isa)), "-", "-", "no case compared anything on this instruction set", 0});
+  for (const Target& target : targets)
+    if (reached.count(target.name) == 0)
+      findings.push_back({Status::kUntested, target.name, "-", "-", "no case compared anything on this instruction set", 0});
 }
 
 void print(const Finding& f) {
@@ -81,7 +85,7 @@ int run_checks(const Options& o, const std::vector<Case>& cases, const Settings&
       report(f);
     }
   const size_t ran = findings.size();
-  add_untested(settings.isas, findings);
+  add_untested(settings.targets, findings);
   for (size_t i = ran; i < findings.size(); ++i) report(findings[i]);
 
   std::map<std::string, int> skipped;
@@ -129,7 +133,9 @@ int main(int argc, char** argv) {
       ->take_all()
       ->expected(1)
       ->allow_extra_args(false);
-  app.add_option("--isa", o.isa, "all, best, scalar, avx2, avx512 or avx512_bf16")->capture_default_str();
+  app.add_option("--isa", o.isa,
+                 "all, best, scalar, avx2, avx512 or avx512_bf16; or the CUDA kernels: emulated, emulated_sm80, emulated_sm89")
+      ->capture_default_str();
   app.add_option("--threads", o.threads, "thread counts whose bits must agree (1,2,3,7); the first one times")->delimiter(',');
   app.add_flag("--list", o.list, "print the cases and stop");
   app.add_flag("-v,--verbose", o.verbose, "print every finding");
@@ -155,7 +161,7 @@ int main(int argc, char** argv) {
     }
     std::string note;
     Settings settings;
-    settings.isas = read_isas(o.isa, note);
+    settings.targets = read_targets(o.isa, note);
     if (!o.threads.empty())
       settings.threads = o.threads;
     else if (o.bench)

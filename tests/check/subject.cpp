@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "cuda_emulator/kernels_table.h"
 #include "kernels/attention_ops.h"
 #include "memory.h"
 
@@ -55,8 +56,18 @@ attention::Config config_of(const Case& c) {
   config.protect_near = static_cast<int32_t>(p.protect_near);
   config.products = c.products == Element::kBf16 ? DType::kBF16 : DType::kF32;
   config.bits = static_cast<int32_t>(c.bits);
+  config.fp8_values = c.fp8_values != 0;
   return config;
 }
+
+namespace {
+
+std::unique_ptr<attention::Plan> make_plan(const Case& c, const Target& target) {
+  if (target.gpu) return attention::Plan::create(config_of(c), *target.gpu);
+  return attention::Plan::create(config_of(c), target.isa);
+}
+
+}  // namespace
 
 bool runs_full(const Case& c, double kept_share) {
   const Problem& p = c.problem;
@@ -193,10 +204,10 @@ attention::Forward Subject::request() {
   return in;
 }
 
-Run Subject::create(const Case& c, Isa isa) {
+Run Subject::create(const Case& c, const Target& target) {
   Run result;
   try {
-    (void)attention::Plan::create(config_of(c), isa);
+    (void)make_plan(c, target);
   } catch (const Error& error) {
     result.refused = true;
     result.status = error.status();
@@ -205,13 +216,16 @@ Run Subject::create(const Case& c, Isa isa) {
   return result;
 }
 
-Run Subject::run(Isa isa, int threads, unsigned char poison, bool extras) {
+Run Subject::run(const Target& target, int threads, unsigned char poison, bool extras) {
   Memory& m = *memory_;
   const Case& c = case_;
   Run result;
-  set_thread_count(threads);
+  if (target.gpu)
+    target.gpu->set_seed(static_cast<uint64_t>(threads));
+  else
+    set_thread_count(threads);
   try {
-    const auto plan = attention::Plan::create(config_of(c), isa);
+    const auto plan = make_plan(c, target);
     Guarded workspace(plan->workspace_bytes(), poison), out(static_cast<size_t>(m.at_out.total) * m.element, kCanary);
     const int64_t rows = c.batch * c.heads * c.problem.queries;
     const size_t row_bytes = static_cast<size_t>(c.problem.dim) * m.element;
@@ -224,7 +238,12 @@ Run Subject::run(Isa isa, int threads, unsigned char poison, bool extras) {
     Outputs beside(rows, list_rows, plan->max_kept() + 3), routed(0, list_rows, plan->max_kept() + 3);
     attention::Forward in = request();
     in.out = {out.data(), dtype_of(c.dtype), m.at_out.batch, m.at_out.head, m.at_out.token};
-    if (extras) in.lse = reinterpret_cast<float*>(beside.lse.data()), in.list = &beside.list, in.probe = &beside.probe;
+    // On a GPU a list is written where a router runs.
+    const attention::Stats& planned = plan->stats();
+    const bool lists = extras && (!target.gpu || (planned.blocks_kept > 0 && planned.blocks_kept < planned.blocks_total));
+    if (extras) in.lse = reinterpret_cast<float*>(beside.lse.data());
+    if (lists) in.list = &beside.list;
+    if (extras && !target.gpu) in.probe = &beside.probe;
     const auto start = std::chrono::steady_clock::now();
     plan->forward(in, workspace.data());
     result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -239,9 +258,11 @@ Run Subject::run(Isa isa, int threads, unsigned char poison, bool extras) {
     };
     if (extras) {
       result.lse.assign(in.lse, in.lse + rows);
-      result.kept = beside.rows();
       result.probe = beside.probe;
       if (!beside.intact()) result.text = "wrote outside the list or the log-sum-exps";
+    }
+    if (lists) {
+      result.kept = beside.rows();
       in.list = &routed.list;
       Guarded other(plan->workspace_bytes(), poison);
       plan->route(in, other.data());
@@ -261,30 +282,37 @@ Run Subject::run(Isa isa, int threads, unsigned char poison, bool extras) {
   return result;
 }
 
-std::vector<double> Subject::time(Isa isa, int threads, int repeats) {
+std::vector<double> Subject::time(const Target& target, int threads, int repeats) {
   std::vector<double> seconds;
   for (int i = 0; i <= repeats; ++i) {
-    const Run one = run(isa, threads, 0, false);
+    const Run one = run(target, threads, 0, false);
     if (one.refused) fail(one.status, "{}", one.text);
     if (i > 0) seconds.push_back(one.seconds);
   }
   return seconds;
 }
 
-std::vector<Isa> kernels_here(std::string& note) {
+std::vector<Target> emulated_gpus() {
+  // Shared memory a block may have: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+  constexpr uint32_t kAmpere = 163 * 1024, kAda = 99 * 1024;
+  return {{"emulated_sm80", Isa::kScalar, std::make_shared<emulator::EmulatedGpu>(80, kAmpere)},
+          {"emulated_sm89", Isa::kScalar, std::make_shared<emulator::EmulatedGpu>(89, kAda)}};
+}
+
+std::vector<Target> kernels_here(std::string& note) {
   static_assert(std::is_trivially_copyable_v<kernels::AttentionOps>, "tables are compared as bytes");
-  std::vector<Isa> result;
+  std::vector<Target> result;
   for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
     if (isa > active_isa()) {
       note += fmt::format("SKIP(this CPU or SLA2_ISA stops below it): isa {}\n", isa_name(isa));
       continue;
     }
     const kernels::AttentionOps ops = kernels::attention_ops(isa);
-    const kernels::AttentionOps below = kernels::attention_ops(result.empty() ? isa : result.back());
+    const kernels::AttentionOps below = kernels::attention_ops(result.empty() ? isa : result.back().isa);
     if (!result.empty() && std::memcmp(&ops, &below, sizeof ops) == 0)
-      note += fmt::format("SKIP(the same kernels as {}): isa {}\n", isa_name(result.back()), isa_name(isa));
+      note += fmt::format("SKIP(the same kernels as {}): isa {}\n", result.back().name, isa_name(isa));
     else
-      result.push_back(isa);
+      result.push_back({std::string(isa_name(isa)), isa, nullptr});
   }
   return result;
 }
@@ -296,9 +324,9 @@ std::vector<double> widen(const std::vector<std::byte>& bits, Element type) {
   return {singles.begin(), singles.end()};
 }
 
-Arithmetic arithmetic_of(const Case& c, Isa isa) {
-  if (c.bits == 8) return Arithmetic::kInt8;
-  return c.products == Element::kBf16 && isa >= Isa::kAvx512Bf16 ? Arithmetic::kBf16 : Arithmetic::kF32;
+Arithmetic arithmetic_of(const Case& c, const Target& target) {
+  if (c.bits == 8) return c.fp8_values != 0 && target.gpu ? Arithmetic::kFp8 : Arithmetic::kInt8;
+  return c.products == Element::kBf16 && (target.gpu || target.isa >= Isa::kAvx512Bf16) ? Arithmetic::kBf16 : Arithmetic::kF32;
 }
 
 }  // namespace sla2::check

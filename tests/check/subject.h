@@ -6,7 +6,18 @@
 #include "attention/attention.h"
 #include "case.h"
 
+namespace sla2::emulator {
+class EmulatedGpu;
+}
+
 namespace sla2::check {
+
+/// Who runs a case: kernels of an instruction set, or those of a GPU under the emulator (`gpu` set).
+struct Target {
+  std::string name;
+  Isa isa = Isa::kScalar;
+  std::shared_ptr<emulator::EmulatedGpu> gpu;
+};
 
 /// One call: its bits, or the library's refusal.
 struct Run {
@@ -33,12 +44,13 @@ class Subject {
   Subject& operator=(const Subject&) = delete;
 
   /// Only make a plan: its refusal, or not.
-  [[nodiscard]] static Run create(const Case& c, Isa isa);
+  [[nodiscard]] static Run create(const Case& c, const Target& target);
   /// poison: what every workspace byte holds before. text is set if a guard was hit, a gap written, an input changed, or route()
-  /// keeps other blocks than forward(). extras: ask for lists, log-sum-exps and the probe as well.
-  [[nodiscard]] Run run(Isa isa, int threads, unsigned char poison, bool extras = true);
+  /// keeps other blocks than forward(). extras: ask for lists, log-sum-exps and the probe as well. On a GPU `threads` is the seed
+  /// of the order in which its threads run.
+  [[nodiscard]] Run run(const Target& target, int threads, unsigned char poison, bool extras = true);
   /// Seconds of each of `repeats` calls after one to warm up.
-  [[nodiscard]] std::vector<double> time(Isa isa, int threads, int repeats);
+  [[nodiscard]] std::vector<double> time(const Target& target, int threads, int repeats);
 
  private:
   struct Memory;
@@ -50,12 +62,14 @@ class Subject {
 };
 
 /// Instruction sets with kernels of their own that this CPU runs, lowest first; `note` says what became of the others.
-[[nodiscard]] std::vector<Isa> kernels_here(std::string& note);
+[[nodiscard]] std::vector<Target> kernels_here(std::string& note);
+/// A GPU of each architecture whose kernels differ, under the emulator.
+[[nodiscard]] std::vector<Target> emulated_gpus();
 /// bits → numbers.
 [[nodiscard]] std::vector<double> widen(const std::vector<std::byte>& bits, Element type);
 /// The case in the words of the door.
 [[nodiscard]] attention::Config config_of(const Case& c);
 /// What the case's result is measured against: the arithmetic its kernels may use.
-[[nodiscard]] Arithmetic arithmetic_of(const Case& c, Isa isa);
+[[nodiscard]] Arithmetic arithmetic_of(const Case& c, const Target& target);
 
 }  // namespace sla2::check

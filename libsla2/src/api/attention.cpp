@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // C door of attention.h: plans, sizes and facts. Calls are in attention_run.cpp.
+#define SLA2_UNSTABLE
 #include <sla2/attention.h>
+#include <sla2/unstable.h>
 
 #include "api/attention_call.h"
 #include "api/guard.h"
 #include "api/struct_size.h"
+#include "device/device.h"
 
 namespace attention = sla2::attention;
+namespace device = sla2::device;
 
 namespace sla2::api {
 namespace {
@@ -98,7 +102,22 @@ sla2_status sla2_attention_create(const sla2_attention_config* config, sla2_atte
   return api::guard([&] {
     sla2_attention*& target = api::required(plan, "sla2_attention_create", "plan");
     const sla2_attention_config c = api::read_struct(config, api::default_config(), "sla2_attention_config");
-    auto handle = std::make_unique<sla2_attention>(sla2_attention{attention::Plan::create(api::to_config(c)), c.layout});
+    auto handle = std::make_unique<sla2_attention>(sla2_attention{attention::Plan::create(api::to_config(c)), c.layout, {}});
+    target = handle.release();
+  });
+}
+
+sla2_status sla2_attention_create_on(const sla2_attention_config* config, int32_t device_type, int32_t device_id,
+                                     sla2_attention** plan) {
+  if (device_type == SLA2_DEVICE_CPU) return sla2_attention_create(config, plan);
+  return api::guard([&] {
+    sla2_attention*& target = api::required(plan, "sla2_attention_create_on", "plan");
+    SLA2_CHECK(device_type == SLA2_DEVICE_CUDA, SLA2_E_ARGUMENT,
+               "sla2_attention_create_on: device_type is {}; expected SLA2_DEVICE_CPU (1) or SLA2_DEVICE_CUDA (2)", device_type);
+    const sla2_attention_config c = api::read_struct(config, api::default_config(), "sla2_attention_config");
+    const attention::Config values = api::to_config(c);
+    auto handle = std::make_unique<sla2_attention>(
+        sla2_attention{attention::Plan::create(values, device::Gpu::get(device_id)), c.layout, {device_type, device_id}});
     target = handle.release();
   });
 }

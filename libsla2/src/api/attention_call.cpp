@@ -9,16 +9,20 @@ namespace {
 
 constexpr uintptr_t kWorkspaceAlignment = 64;  // promised by attention.h
 
-int read_threads(const sla2_exec* exec) {
+sla2_exec read_exec(const sla2_exec* exec, const Where& where) {
   sla2_exec defaults{};
   defaults.device_type = SLA2_DEVICE_CPU;
-  if (exec == nullptr) return defaults.threads;
+  const bool cpu = where.device_type == SLA2_DEVICE_CPU;
+  SLA2_CHECK(cpu || exec != nullptr, SLA2_E_ARGUMENT, "sla2_exec: NULL; a plan on device {} needs one with the stream",
+             where.device_id);
+  if (exec == nullptr) return defaults;
   const sla2_exec e = read_struct(exec, defaults, "sla2_exec");
-  SLA2_CHECK(e.device_type == SLA2_DEVICE_CPU && e.stream == nullptr, SLA2_E_UNSUPPORTED,
-             "sla2_exec: device type {}; this build runs on the CPU: device_type {}, stream NULL", e.device_type,
-             static_cast<int>(SLA2_DEVICE_CPU));
+  SLA2_CHECK(e.device_type == where.device_type && (cpu ? e.stream == nullptr : e.device_id == where.device_id),
+             SLA2_E_UNSUPPORTED,
+             "sla2_exec: device type {}, device {}; the plan runs on device type {}, device {}; a stream goes with CUDA alone",
+             e.device_type, e.device_id, where.device_type, where.device_id);
   SLA2_CHECK(e.threads >= 0, SLA2_E_ARGUMENT, "sla2_exec: threads is {}; expected 0 (all) or more", e.threads);
-  return e.threads;
+  return e;
 }
 
 /// A tensor of the plan's shape in the plan's layout.
@@ -30,7 +34,7 @@ struct Argument {
 
 Argument read_argument(const sla2_tensor* source, const char* name, const sla2_attention& plan, int64_t heads, int64_t tokens) {
   const attention::Config& c = plan.plan->config();
-  const sla2_tensor t = read_cpu_tensor(source, name);
+  const sla2_tensor t = read_tensor(source, name, plan.where);
   const bool heads_first = plan.layout == SLA2_LAYOUT_BHND;
   const std::array<int64_t, 4> shape = heads_first ? std::array<int64_t, 4>{c.batch, heads, tokens, c.head_dim}
                                                    : std::array<int64_t, 4>{c.batch, tokens, heads, c.head_dim};
@@ -48,8 +52,8 @@ Argument read_argument(const sla2_tensor* source, const char* name, const sla2_a
 }
 
 /// A contiguous tensor of the shape and of elements of `code` with `bits`.
-sla2_tensor read_array(const sla2_tensor* source, const char* name, std::initializer_list<int64_t> shape) {
-  const sla2_tensor t = read_cpu_tensor(source, name);
+sla2_tensor read_array(const sla2_tensor* source, const char* name, std::initializer_list<int64_t> shape, const Where& where) {
+  const sla2_tensor t = read_tensor(source, name, where);
   SLA2_CHECK(t.ndim == static_cast<int32_t>(shape.size()), SLA2_E_ARGUMENT, "{}: {} axes; expected {}", name, t.ndim,
              shape.size());
   int64_t stride = 1;
@@ -64,8 +68,9 @@ sla2_tensor read_array(const sla2_tensor* source, const char* name, std::initial
   return t;
 }
 
-sla2_tensor read_float_array(const sla2_tensor* source, const char* name, std::initializer_list<int64_t> shape) {
-  const sla2_tensor t = read_array(source, name, shape);
+sla2_tensor read_float_array(const sla2_tensor* source, const char* name, std::initializer_list<int64_t> shape,
+                             const Where& where) {
+  const sla2_tensor t = read_array(source, name, shape, where);
   SLA2_CHECK(tensor_dtype(t) == DType::kF32, SLA2_E_UNSUPPORTED, "{}: element type code {} with {} bits; expected fp32", name,
              t.dtype_code, t.dtype_bits);
   return t;
@@ -78,7 +83,11 @@ ByteRange bytes_at(const void* data, int64_t bytes) {
 
 }  // namespace
 
-ThreadScope::ThreadScope(const sla2_exec* exec) : before_(thread_count()) { set_thread_count(read_threads(exec)); }
+ThreadScope::ThreadScope(const sla2_exec* exec, const sla2_attention& plan) : before_(thread_count()) {
+  const sla2_exec e = read_exec(exec, plan.where);
+  set_thread_count(e.threads);
+  stream_ = e.stream;
+}
 ThreadScope::~ThreadScope() { set_thread_count(before_); }
 
 void Memory::add(const char* name, ByteRange range, bool written) {
@@ -119,21 +128,21 @@ attention::MutableOperand write_operand(const sla2_tensor* source, const char* n
 
 const float* read_floats(const sla2_tensor* source, const char* name, std::initializer_list<int64_t> shape, Memory& memory) {
   if (source == nullptr) return nullptr;
-  const sla2_tensor t = read_float_array(source, name, shape);
+  const sla2_tensor t = read_float_array(source, name, shape, memory.where());
   memory.reads(name, byte_range(t));
   return static_cast<const float*>(t.data);
 }
 
 float* write_floats(const sla2_tensor* source, const char* name, std::initializer_list<int64_t> shape, Memory& memory) {
   if (source == nullptr) return nullptr;
-  const sla2_tensor t = read_float_array(source, name, shape);
+  const sla2_tensor t = read_float_array(source, name, shape, memory.where());
   memory.writes(name, byte_range(t));
   return static_cast<float*>(t.data);
 }
 
 const uint8_t* read_bytes(const sla2_tensor* source, const char* name, std::initializer_list<int64_t> shape, Memory& memory) {
   if (source == nullptr) return nullptr;
-  const sla2_tensor t = read_array(source, name, shape);
+  const sla2_tensor t = read_array(source, name, shape, memory.where());
   const bool is_byte = (t.dtype_code == SLA2_DTYPE_UINT || t.dtype_code == SLA2_DTYPE_BOOL) && t.dtype_bits == 8;
   SLA2_CHECK(is_byte, SLA2_E_UNSUPPORTED, "{}: element type code {} with {} bits; expected uint8 or bool", name, t.dtype_code,
              t.dtype_bits);
@@ -172,7 +181,7 @@ Parameters read_parameters(const sla2_attention_params* source, const sla2_atten
   const int64_t dim = c.head_dim, query_blocks = plan.plan->query_blocks();
   attention::Parameters& learned = result.learned;
   const sla2_tensor* const any = p.router_q != nullptr ? p.router_q : p.router_k;
-  if (any != nullptr) learned.router_heads = read_cpu_tensor(any, "router_q or router_k").shape[0] == 1 ? 1 : c.heads;
+  if (any != nullptr) learned.router_heads = read_tensor(any, "router_q or router_k", plan.where).shape[0] == 1 ? 1 : c.heads;
   learned.router_q = read_floats(p.router_q, "router_q", {learned.router_heads, dim, dim}, memory);
   learned.router_k = read_floats(p.router_k, "router_k", {learned.router_heads, dim, dim}, memory);
   switch (c.mix) {

@@ -13,25 +13,30 @@
 struct sla2_attention {
   std::unique_ptr<sla2::attention::Plan> plan;
   int32_t layout;
+  sla2::api::Where where{};
 };
 
 namespace sla2::api {
 
-/// Threads of this call; what the calling thread had comes back afterwards.
+/// Threads of this call; what the calling thread had comes back afterwards. On a GPU: its stream instead.
 class ThreadScope {
  public:
-  explicit ThreadScope(const sla2_exec* exec);
+  ThreadScope(const sla2_exec* exec, const sla2_attention& plan);
   ~ThreadScope();
   ThreadScope(const ThreadScope&) = delete;
   ThreadScope& operator=(const ThreadScope&) = delete;
+  [[nodiscard]] void* stream() const { return stream_; }
 
  private:
   int before_;
+  void* stream_ = nullptr;
 };
 
 /// Every stretch of memory of one call: what is written may meet nothing else.
 class Memory {
  public:
+  explicit Memory(const Where& where) : where_(where) {}
+  [[nodiscard]] const Where& where() const { return where_; }
   void reads(const char* name, ByteRange range) { add(name, range, false); }
   void writes(const char* name, ByteRange range) { add(name, range, true); }
   /// Throws SLA2_E_ARGUMENT naming both.
@@ -45,6 +50,7 @@ class Memory {
   };
   static constexpr size_t kMost = 32;
   void add(const char* name, ByteRange range, bool written);
+  Where where_;
   std::array<Entry, kMost> entries_{};
   size_t count_ = 0;
 };

@@ -26,13 +26,14 @@ void run(sla2_attention& plan, const sla2_exec* exec, const sla2_qkv* in, const 
          uint64_t bytes, const sla2_attention_outputs& outputs) {
   check_reserved(outputs.reserved, "sla2_attention_outputs");
   const attention::Config& c = plan.plan->config();
-  Memory memory;
-  const ThreadScope scope(exec);
+  Memory memory(plan.where);
+  const ThreadScope scope(exec, plan);
   const Parameters parameters = read_parameters(params, plan, memory);
   attention::Forward call = read_call(in, parameters, plan, false, memory);
   call.out = write_operand(outputs.out, "out", plan, c.heads, c.query_tokens, memory);
   SLA2_CHECK(call.out.dtype == call.q.dtype, SLA2_E_ARGUMENT, "out: element type {}; expected that of q, {}",
              dtype_name(call.out.dtype), dtype_name(call.q.dtype));
+  call.stream = scope.stream();
   call.lse = write_floats(outputs.lse, "lse", {c.batch, c.heads, c.query_tokens}, memory);
   attention::BlockList list;
   if (outputs.list != nullptr) {
@@ -59,10 +60,11 @@ void run(sla2_attention& plan, const sla2_exec* exec, const sla2_qkv* in, const 
 
 void route(sla2_attention& plan, const sla2_exec* exec, const sla2_qkv* in, const sla2_attention_params* params, void* workspace,
            uint64_t bytes, const sla2_block_list* target) {
-  Memory memory;
-  const ThreadScope scope(exec);
+  Memory memory(plan.where);
+  const ThreadScope scope(exec, plan);
   const Parameters parameters = read_parameters(params, plan, memory);
   attention::Forward call = read_call(in, parameters, plan, true, memory);
+  call.stream = scope.stream();
   attention::BlockList list = read_list(target, "list", plan, true, memory);
   call.list = &list;
   check_workspace(workspace, bytes, plan.plan->workspace_bytes(), "sla2_attention_workspace_size", memory);
@@ -97,8 +99,8 @@ void backward(sla2_attention& plan, const sla2_exec* exec, const sla2_qkv* in, c
   const attention::Config& c = plan.plan->config();
   const sla2_attention_saved saved = read_struct(saved_source, sla2_attention_saved{}, "sla2_attention_saved");
   check_reserved(saved.reserved, "sla2_attention_saved");
-  Memory memory;
-  const ThreadScope scope(exec);
+  Memory memory(plan.where);
+  const ThreadScope scope(exec, plan);
   const Parameters parameters = read_parameters(params, plan, memory);
   SLA2_CHECK(parameters.key_bias == nullptr, SLA2_E_UNSUPPORTED,
              "key_bias: gradients of full attention with a bias are not built");

@@ -10,6 +10,7 @@
 #include "core/caps.h"
 #include "core/log.h"
 #include "core/threads.h"
+#include "device/device.h"
 
 #define SLA2_TEXT_OF(x) #x
 #define SLA2_TEXT(x) SLA2_TEXT_OF(x)
@@ -31,6 +32,17 @@ std::string system_info_json() {
   info["memory_total_bytes"] = sla2::total_memory_bytes();
   info["memory_available_bytes"] = sla2::available_memory_bytes();
   info["devices"] = {"cpu"};
+  const sla2::device::Report& gpus = sla2::device::report();
+  info["cuda"] = {{"kernels_built", gpus.kernels_built},
+                  {"driver_found", gpus.driver_found},
+                  {"driver_version", gpus.driver_version},
+                  {"missing", gpus.missing}};
+  info["cuda"]["gpus"] = nlohmann::ordered_json::array();
+  for (const sla2::device::GpuInfo& gpu : gpus.gpus)
+    info["cuda"]["gpus"].push_back({{"name", gpu.name},
+                                    {"compute_capability", gpu.architecture},
+                                    {"memory_bytes", gpu.memory_bytes},
+                                    {"multiprocessors", gpu.multiprocessors}});
   info["libraries"]["onednn"] = fmt::format("{}.{}.{}", dnn->major, dnn->minor, dnn->patch);
   info["libraries"]["sentencepiece"] = SLA2_SENTENCEPIECE_VERSION;
   info["libraries"]["utf8proc"] = utf8proc_version();

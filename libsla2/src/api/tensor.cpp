@@ -62,14 +62,16 @@ DType tensor_dtype(const sla2_tensor& tensor) noexcept {
   return DType::kUnset;
 }
 
-sla2_tensor read_cpu_tensor(const sla2_tensor* source, const char* name) {
+sla2_tensor read_tensor(const sla2_tensor* source, const char* name, const Where& where) {
   SLA2_CHECK(source != nullptr, SLA2_E_ARGUMENT, "the tensor {} is NULL", name);
   SLA2_CHECK(source->struct_size >= sizeof(sla2_tensor), SLA2_E_ARGUMENT,
              "{}: struct_size is {}; expected {}. Call sla2_tensor_init(&tensor, sizeof tensor) first", name, source->struct_size,
              sizeof(sla2_tensor));
   const sla2_tensor t = read_struct(source, empty_tensor(), name);
-  SLA2_CHECK(t.device_type == SLA2_DEVICE_CPU, SLA2_E_UNSUPPORTED, "{}: device type {}; this build takes CPU tensors ({})", name,
-             t.device_type, static_cast<int>(SLA2_DEVICE_CPU));
+  SLA2_CHECK(t.device_type == where.device_type, SLA2_E_UNSUPPORTED,
+             "{}: device type {}; the plan takes tensors of device type {}", name, t.device_type, where.device_type);
+  SLA2_CHECK(where.device_type == SLA2_DEVICE_CPU || t.device_id == where.device_id, SLA2_E_UNSUPPORTED,
+             "{}: device {}; the plan is on device {}", name, t.device_id, where.device_id);
   SLA2_CHECK(t.reserved == 0, SLA2_E_VERSION, "{}: `reserved` is {}; expected 0", name, t.reserved);
   SLA2_CHECK(t.ndim >= 1 && t.ndim <= SLA2_TENSOR_MAX_DIMS, SLA2_E_ARGUMENT, "{}: ndim is {}; expected 1 to {}", name, t.ndim,
              SLA2_TENSOR_MAX_DIMS);

@@ -18,11 +18,16 @@ struct ByteRange {
 /// DType of a view, kUnset where the library has none for it.
 [[nodiscard]] DType tensor_dtype(const sla2_tensor& tensor) noexcept;
 
-/// Structure, device, pointer, alignment and strides of a caller's view. `name` is used in the error text.
-/// Throws SLA2_E_ARGUMENT | SLA2_E_VERSION | SLA2_E_UNSUPPORTED (device).
-[[nodiscard]] sla2_tensor read_cpu_tensor(const sla2_tensor* source, const char* name);
+/// Where memory is.
+struct Where {
+  int32_t device_type = SLA2_DEVICE_CPU, device_id = 0;
+};
 
-/// Of a view from read_cpu_tensor().
+/// Structure, device, pointer, alignment and strides of a caller's view. `name` is used in the error text.
+/// Throws SLA2_E_ARGUMENT | SLA2_E_VERSION | SLA2_E_UNSUPPORTED (another device than `where`).
+[[nodiscard]] sla2_tensor read_tensor(const sla2_tensor* source, const char* name, const Where& where);
+
+/// Of a view from read_tensor().
 [[nodiscard]] ByteRange byte_range(const sla2_tensor& tensor);
 
 /// No two elements share memory: what a tensor that is written must fulfil.

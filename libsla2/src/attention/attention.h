@@ -10,6 +10,10 @@
 #include "attention/token_order.h"
 #include "core/core.h"
 
+namespace sla2::device {
+class Launcher;
+}
+
 namespace sla2::attention {
 
 /// What is computed; numbers as in the C header. O_s softmax over the kept key blocks, O_l linear attention (docs/numerics.md).
@@ -108,6 +112,7 @@ struct Forward {
   float* lse = nullptr;                 ///< [B·H, N_q] out: natural log-sum-exp of the unsmoothed keys over what the softmax saw
   BlockList* list = nullptr;            ///< out: the blocks kept
   Probe* probe = nullptr;               ///< costs `fraction` of a dense call
+  void* stream = nullptr;               ///< plans on a device: CUstream on which everything is ordered; the CPU has none
 };
 
 /// Gradients; data null: not wanted. Parameter gradients are fp32, shaped as in Parameters, and overwritten.
@@ -130,7 +135,11 @@ class Plan {
  public:
   static std::unique_ptr<Plan> create(const Config& config);           ///< throws ARGUMENT | UNSUPPORTED
   static std::unique_ptr<Plan> create(const Config& config, Isa isa);  ///< with the kernels of one instruction set (tests)
+  /// On a GPU: tensors, parameters, lists and workspace are in its memory; calls return before it has finished. `gpu` outlives
+  /// the plan. Throws UNSUPPORTED with the reason where a configuration is not built for it.
+  static std::unique_ptr<Plan> create(const Config& config, device::Launcher& gpu);
   virtual ~Plan() = default;
+  [[nodiscard]] virtual bool on_device() const noexcept { return false; }
   [[nodiscard]] virtual const Config& config() const noexcept = 0;
   [[nodiscard]] virtual int64_t query_blocks() const noexcept = 0;  ///< T_m, T_n of the configured blocks
   [[nodiscard]] virtual int64_t key_blocks() const noexcept = 0;

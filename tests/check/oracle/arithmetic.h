@@ -36,6 +36,37 @@ struct PlainBf16 {
   static T feature(T x) { return round_to_bf16(x); }
 };
 struct PlainInt8 : PlainBf16 {};  ///< Q and K − μ as int8 with one scale per block (prepared beforehand), P and V in bf16
+struct PlainFp8 : PlainInt8 {};  ///< the same with P (times 448) and V (one scale per channel) in e4m3; the linear branch in bf16
+
+/// To the nearest e4m3, ties to even: 3 mantissa bits down to 2^-6, steps of 2^-9 below, nothing above 448.
+inline float round_to_e4m3(float x) {
+  if (!std::isfinite(x) || x == 0) return x;
+  const int exponent = std::max(std::ilogb(x), -6);
+  const float step = std::ldexp(1.0F, exponent - 3);
+  return std::clamp(std::nearbyint(x / step) * step, -448.0F, 448.0F);
+}
+
+/// Each column onto e4m3 in steps of its largest magnitude / 448.
+template <typename T>
+Matrix<T> through_e4m3(Matrix<T> x) {
+  for (int64_t c = 0; c < x.cols; ++c) {
+    T top = 0;
+    for (int64_t r = 0; r < x.rows; ++r) top = std::max(top, std::abs(x(r, c)));
+    if (top == 0) continue;
+    const T step = top / 448;
+    for (int64_t r = 0; r < x.rows; ++r) x(r, c) = static_cast<T>(round_to_e4m3(static_cast<float>(x(r, c) / step))) * step;
+  }
+  return x;
+}
+
+/// A softmax weight, at most 1, as it enters P·V.
+template <typename A>
+typename A::T weight_operand(typename A::T e) {
+  if constexpr (std::is_same_v<A, PlainFp8>)
+    return round_to_e4m3(e * 448) / 448;
+  else
+    return A::operand(e);
+}
 
 template <typename A>
 Matrix<typename A::T> operands(Matrix<typename A::T> x) {

@@ -43,7 +43,7 @@ Output run(const Problem& p, const Head& head, const Selection& selection) {
     join(p, head, sparse.o, linear.o, a, out.o.row(row));
     out.lse_minus_rest.push_back(difference);
     // The softmax ran on K − μ, which lowers each logit of the row by s·q·μ; in eight bits full mode does so too.
-    const bool shifted = p.mode != Mode::kFull || std::is_same_v<A, PlainInt8>;
+    const bool shifted = p.mode != Mode::kFull || std::is_base_of_v<PlainInt8, A>;
     out.lse.push_back(lse + (shifted ? p.softmax_scale() * dot(head.q.row(row), mean.row(0), p.dim) : 0));
     out.linear_weight.push_back(static_cast<double>(T{1} - a));
   }
@@ -62,6 +62,7 @@ Output forward(const Problem& p, const Head& head, const Selection& selection, A
     case Arithmetic::kF32: return run<PlainF32>(p, head, selection);
     case Arithmetic::kBf16: return run<PlainBf16>(p, head, selection);
     case Arithmetic::kInt8: return run<PlainInt8>(p, head, selection);
+    case Arithmetic::kFp8: return run<PlainFp8>(p, head, selection);
     default: return run<Exact>(p, head, selection);
   }
 }

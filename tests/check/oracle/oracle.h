@@ -16,7 +16,7 @@ enum class Router : uint8_t { kSla2, kSla1, kVsa, kVmoba, kSparge, kGiven };
 enum class AMode : uint8_t { kHeadAffineLse, kConst, kHeadScalar, kBlock };
 enum class Scope : uint8_t { kComplement, kGlobal };  ///< which keys the linear branch of sla1 sees
 enum class Rule : uint8_t { kTopK, kCdf, kHybrid };   ///< router sparge
-enum class Arithmetic : uint8_t { kExact, kF32, kBf16, kInt8 };
+enum class Arithmetic : uint8_t { kExact, kF32, kBf16, kInt8, kFp8 };
 
 struct Problem {
   Mode mode = Mode::kFull;

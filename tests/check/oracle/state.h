@@ -28,12 +28,12 @@ struct State {
         scale(static_cast<T>(problem.softmax_scale())),
         bias(head.key_bias.begin(), head.key_bias.end()) {
     const Matrix<T> raw_q = cast<T>(head.q), raw_k = cast<T>(head.k), raw_v = cast<T>(head.v);
-    Matrix<T> centred_k = p.mode == Mode::kFull && !std::is_same_v<A, PlainInt8> ? raw_k : centred(raw_k);
+    Matrix<T> centred_k = p.mode == Mode::kFull && !std::is_base_of_v<PlainInt8, A> ? raw_k : centred(raw_k);
     phi_q = row_softmax(raw_q);
     phi_k = row_softmax(p.smooth_k ? centred(raw_k) : raw_k);
     q = raw_q;
     keys = centred_k;
-    if constexpr (std::is_same_v<A, PlainInt8>) {
+    if constexpr (std::is_base_of_v<PlainInt8, A>) {
       q = through_int8(q, p.block_q);
       keys = through_int8(keys, p.block_k);
     }
@@ -45,7 +45,10 @@ struct State {
     }
     q = operands<A>(q);
     keys = operands<A>(keys);
-    values = operands<A>(values);
+    if constexpr (std::is_same_v<A, PlainFp8>)
+      values = through_e4m3(values);
+    else
+      values = operands<A>(values);
     add_up_features();
   }
 
@@ -88,7 +91,7 @@ struct State {
       if (w == 0) continue;
       T& e = r.e[static_cast<size_t>(j)];
       r.sum += e = w * std::exp(e - top);
-      add(r.o.data(), A::operand(e), values.row(j), p.dim);
+      add(r.o.data(), weight_operand<A>(e), values.row(j), p.dim);
     }
     for (T& x : r.o) x /= r.sum;
     r.lse = top + std::log(r.sum);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // attention.h and tensor.h as a C program sees them: results, and every refusal with its status and word.
+#define SLA2_UNSTABLE
 #include <sla2/attention.h>
+#include <sla2/unstable.h>
 
 #include <algorithm>
 #include <catch2/catch.hpp>
@@ -11,6 +13,7 @@
 
 #include "api/guard.h"
 #include "core/core.h"
+#include "device/device.h"
 
 namespace {
 
@@ -141,6 +144,27 @@ TEST_CASE("struct sizes of older and newer callers", "[door]") {
     s.config.struct_size = 0;
     CHECK(sla2_attention_create(&s.config, &plan) == SLA2_E_ARGUMENT);
   }
+}
+
+TEST_CASE("plans on a device", "[door]") {
+  Setup s;
+  sla2_attention* plan = nullptr;
+  REQUIRE(sla2_attention_create_on(&s.config, SLA2_DEVICE_CPU, 0, &plan) == SLA2_OK);
+  uint64_t bytes = 0;
+  CHECK(sla2_attention_workspace_size(plan, &bytes) == SLA2_OK);
+  CHECK(bytes == s.bytes);
+  sla2_attention_destroy(plan);
+  plan = nullptr;
+  CHECK(sla2_attention_create_on(&s.config, 77, 0, &plan) == SLA2_E_ARGUMENT);
+  CHECK_THAT(sla2::api::last_error(), Catch::Matchers::Contains("device_type is 77"));
+  if (!sla2::device::report().missing.empty()) {
+    CHECK(sla2_attention_create_on(&s.config, SLA2_DEVICE_CUDA, 0, &plan) == SLA2_E_DEVICE);
+    CHECK_THAT(sla2::api::last_error(), Catch::Matchers::Contains(sla2::device::report().missing));
+  } else {
+    CHECK(sla2_attention_create_on(&s.config, SLA2_DEVICE_CUDA, 0, &plan) == SLA2_E_UNSUPPORTED);  // products are fp32
+    CHECK(sla2_attention_create_on(&s.config, SLA2_DEVICE_CUDA, 1000, &plan) == SLA2_E_ARGUMENT);
+  }
+  CHECK(plan == nullptr);
 }
 
 TEST_CASE("null pointers", "[door]") {

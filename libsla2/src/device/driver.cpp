@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device/driver.h"
+
+#include <dlfcn.h>
+
+#include "core/core.h"
+
+namespace sla2::device {
+namespace {
+
+// The name that the driver package installs for programs; libcuda.so belongs to the toolkit's stubs.
+constexpr const char* kLibrary = "libcuda.so.1";
+
+Driver open_driver() {
+  Driver d;
+  void* const library = ::dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) {
+    d.missing = fmt::format("no NVIDIA driver: {} cannot be opened", kLibrary);
+    return d;
+  }
+  const auto find = [&](auto& member, const char* name) {
+    member = reinterpret_cast<std::remove_reference_t<decltype(member)>>(::dlsym(library, name));
+    if (member == nullptr && d.missing.empty()) d.missing = fmt::format("the NVIDIA driver is too old: it has no {}", name);
+  };
+#define SLA2_DRIVER_FIND(member, name, parameters) find(d.member, name);
+  SLA2_DRIVER_FUNCTIONS(SLA2_DRIVER_FIND)
+#undef SLA2_DRIVER_FIND
+  if (!d.missing.empty()) return d;
+  const CuResult started = d.init(0);
+  if (started != kCuSuccess) d.missing = fmt::format("the NVIDIA driver does not start: {}", d.text_of(started));
+  return d;
+}
+
+}  // namespace
+
+std::string Driver::text_of(CuResult result) const {
+  const char* text = nullptr;
+  if (error_string == nullptr || error_string(result, &text) != kCuSuccess || text == nullptr) text = "unknown error";
+  return fmt::format("{} (CUDA error {})", text, result);
+}
+
+const Driver& driver() {
+  static const Driver opened = open_driver();
+  return opened;
+}
+
+}  // namespace sla2::device

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// How kernels are started: a name, a grid, one struct of parameters. The driver does it for GPUs, the emulator of
+// tests/cuda_emulator for tests.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace sla2::device {
+
+struct Launch {
+  const char* kernel;       ///< its extern "C" name
+  uint32_t grid_x, grid_y;  ///< blocks
+  uint32_t threads;         ///< in a block
+  uint32_t shared_bytes;    ///< of a block
+  const void* params;       ///< copied by the call
+  size_t params_bytes;
+  void* stream;  ///< CUstream; null: the default one
+};
+
+class Launcher {
+ public:
+  virtual ~Launcher() = default;
+  /// Load the kernel's module and allow that much shared memory, so that launch() does neither: plans do it when they are made,
+  /// and calls may then be captured into a CUDA graph. Throws SLA2_E_DEVICE.
+  virtual void prepare(const char* kernel, uint32_t shared_bytes) = 0;
+  /// Queue the kernel on its stream: no allocation, no waiting, the current context as it was. Throws SLA2_E_DEVICE.
+  virtual void launch(const Launch& launch) = 0;
+  /// Compute capability times ten: 80, 86, 89, 90, 120.
+  [[nodiscard]] virtual int architecture() const noexcept = 0;
+  /// Most shared memory a block may have.
+  [[nodiscard]] virtual uint32_t shared_bytes() const noexcept = 0;
+};
+
+}  // namespace sla2::device

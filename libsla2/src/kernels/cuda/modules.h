@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which module (file) holds a kernel.
+#pragma once
+#include <string_view>
+
+namespace sla2::cuda {
+
+struct KernelHome {
+  const char *kernel, *module;
+};
+inline constexpr KernelHome kKernels[] = {
+    {"sla2_pool", "pool"},
+    {"sla2_centre", "pool"},
+    {"sla2_pack", "pack"},
+    {"sla2_totals_64", "totals"},
+    {"sla2_totals_128", "totals"},
+    {"sla2_sum_totals", "totals"},
+    {"sla2_route", "route"},
+    {"sla2_attend_bf16_64", "attend_bf16_64"},
+    {"sla2_attend_bf16_64_linear", "attend_bf16_64"},
+    {"sla2_attend_bf16_128", "attend_bf16_128"},
+    {"sla2_attend_bf16_128_linear", "attend_bf16_128"},
+    {"sla2_attend_int8_64", "attend_int8_64"},
+    {"sla2_attend_int8_64_linear", "attend_int8_64"},
+    {"sla2_attend_int8_128", "attend_int8_128"},
+    {"sla2_attend_int8_128_linear", "attend_int8_128"},
+    {"sla2_attend_fp8_64", "attend_fp8_64"},
+    {"sla2_attend_fp8_64_linear", "attend_fp8_64"},
+    {"sla2_attend_fp8_128", "attend_fp8_128"},
+    {"sla2_attend_fp8_128_linear", "attend_fp8_128"},
+};
+
+/// Null where there is no such kernel.
+[[nodiscard]] constexpr const char* module_of(std::string_view kernel) {
+  for (const KernelHome& home : kKernels)
+    if (kernel == home.kernel) return home.module;
+  return nullptr;
+}
+
+}  // namespace sla2::cuda

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one parameter of each kernel. Letters: heads are counted over the batch; T_n key blocks, D channels, W = D rounded up to
+// 64 or 128; a tile is 64 keys, images of tiles are described in tiles.h.
+#pragma once
+#include <cstdint>
+
+namespace sla2::cuda {
+
+enum Element : int32_t { kElementF32 = 0, kElementF16 = 1, kElementBf16 = 2 };
+
+/// A strided view [B,H,N,D]; strides in elements, channels contiguous.
+struct Rows {
+  void* data;
+  int64_t stride_batch, stride_head, stride_token;
+  int32_t heads;    ///< H
+  int32_t element;  ///< Element
+  int32_t pairs;    ///< 1: two neighbouring channels from an even one on are aligned together
+};
+
+/// sla2_pool: block means of keys; with fp8 values the largest magnitude of each channel of a value block. Grid (T_n, key heads).
+struct PoolParams {
+  Rows k, v;
+  float* means;        ///< [key heads][D][mean_row] out
+  float* value_peaks;  ///< [key heads][T_n][W] out, or null
+  int64_t key_tokens;
+  int32_t dim, width, block_k, mean_row;
+};
+
+/// sla2_centre: the mean key, means minus it, scales of fp8 values. Grid (1, key heads).
+struct CentreParams {
+  float* means;              ///< [key heads][D][mean_row] in and out
+  float* shift;              ///< [key heads][D] out: mean key
+  const float* value_peaks;  ///< [key heads][T_n][W], or null
+  float* value_scale;        ///< [key heads][W] out, or null
+  int64_t key_tokens;
+  int32_t dim, width, block_k, key_blocks, mean_row;
+};
+
+/// sla2_pack: tiles of keys, values and features. Grid (T_n, key heads).
+struct PackParams {
+  Rows k, v;
+  const float* shift;        ///< [key heads][D], or null: keys as they are
+  const float* value_scale;  ///< [key heads][W] of fp8 values
+  unsigned char* keys;       ///< tiles of bf16, or of int8 with key_scale
+  float* key_scale;          ///< [key heads][T_n], or null: bf16 keys
+  unsigned char* values;     ///< tiles of bf16
+  unsigned char* values8;    ///< transposed tiles of e4m3, or null
+  unsigned char* features;   ///< tiles of bf16 φ(K), or null
+  float* z;                  ///< [key heads][T_n][W] column sums of φ(K), where there are features
+  int64_t key_tokens;
+  int32_t dim, width, block_k, key_blocks;
+  int32_t smooth_features;  ///< φ sees keys minus their mean
+};
+
+/// sla2_totals_*: φ(K)ᵀ·V over stretches of tiles. Grid (parts, key heads).
+struct TotalsParams {
+  const unsigned char *features, *values;
+  float* partial;  ///< [key heads][parts][W][W] out
+  int32_t tiles, tiles_per_part, parts;
+};
+
+/// sla2_sum_totals: parts and blocks added up in order. Grid (ceil(W·W / 256) + 1, key heads).
+struct SumTotalsParams {
+  const float* partial;  ///< [key heads][parts][W][W]
+  const float* z;        ///< [key heads][T_n][W]
+  float* state_total;    ///< [key heads][W][W] out
+  float* z_total;        ///< [key heads][2][W] out: a sum in two fp32 numbers
+  int32_t parts, key_blocks, width;
+};
+
+/// sla2_route: the key blocks of each query block. Grid (T_m, heads).
+struct RouteParams {
+  Rows q;
+  const float* means;                ///< [key heads][D][mean_row] minus the mean key
+  const float *router_q, *router_k;  ///< [router_heads][D][D] or null
+  int32_t *list, *count;             ///< [heads][T_m][capacity], [heads][T_m] out
+  float* rest_log_sum;               ///< [heads][T_m] out: log Σ over the others of b_j · exp(R_j), or null
+  double scale;                      ///< of the softmax
+  int64_t query_tokens, key_tokens, capacity;
+  int32_t dim, block_q, block_k, query_blocks, key_blocks, mean_row, keep, heads, heads_per_key, router_heads;
+};
+
+enum Join : int32_t {
+  kJoinSoftmax = 0,
+  kJoinMix = 1,
+  kJoinSum = 2,
+  kJoinLinear = 3
+};  ///< O_s, a·O_s + (1-a)·O_l, O_s + O_l, O_l
+enum MixSource : int32_t { kMixConfigured = 0, kMixAffine = 1, kMixScalar = 2, kMixBlock = 3 };
+
+/// sla2_attend_*: the whole forward of one query block. Grid (T_m, heads).
+struct AttendParams {
+  Rows q, out;
+  const unsigned char *keys, *values;              ///< tiles of a key head follow each other
+  const unsigned char *features, *feature_values;  ///< of the linear branch: bf16 both
+  const float *key_scale, *value_scale;            ///< int8 keys [key heads][T_n]; fp8 values [key heads][W]
+  const float* key_bias;                           ///< [N_k] natural, or null
+  const int32_t *list, *count;                     ///< null: every block
+  const float *state_total, *z_total, *z;          ///< of sla2_sum_totals and sla2_pack
+  const float *rest_log_sum, *mix;                 ///< join mix
+  const float* shift;                              ///< [key heads][D] where keys are minus their mean and lse is wanted; or null
+  float* lse;                                      ///< [heads][N_q] out, or null
+  int64_t query_tokens, key_tokens, capacity;
+  float scale, mix_scale, mix_bias;
+  int32_t dim, block_q, block_k, query_blocks, key_blocks, tiles_per_block, heads, heads_per_key;
+  int32_t join, mix_source, mix_by_lse;
+  uint32_t stream_at;  ///< where in shared memory the linear branch's tiles arrive
+};
+
+}  // namespace sla2::cuda

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+// The softmax branch of 16 query rows per warp: scores of a key tile, online softmax in base 2, weights times values.
+#pragma once
+#include "kernels/cuda/fragments.h"
+#include "kernels/cuda/queries.h"
+
+namespace sla2::cuda {
+
+template <int kWidth, Products kProducts>
+struct SoftmaxBranch {
+  static constexpr bool kFp8 = kProducts == Products::kInt8Fp8;
+  static constexpr int kKeyRow = kWidth * key_bytes(kProducts);
+  static constexpr uint32_t kKeyTile = kTileKeys * kKeyRow;
+  static constexpr uint32_t kValueTile = kTileKeys * kWidth * value_bytes(kProducts);
+  static constexpr float kFp8Offset = 8.80735492F;  ///< log2 448: weights fill e4m3's range
+
+  float o[kWidth / 8][4];  ///< Σ weight · v of rows g (0, 1) and g + 8 (2, 3)
+  float m[2], l[2];        ///< maximum; sum of this lane's columns until finish()
+  float s[kTileKeys / 8][4];
+
+  SLA2_DEVICE void clear() {
+    for (auto& part : o)
+      for (float& x : part) x = 0;
+    m[0] = m[1] = -infinity();
+    l[0] = l[1] = 0;
+  }
+
+  /// s = q · kᵀ of one tile, times factor of the row.
+  SLA2_DEVICE void score(const Queries<kWidth, kProducts>& q, uint32_t tile, const float (&factor)[2]) {
+    using Sum = std::conditional_t<kProducts == Products::kBf16, float, int32_t>;
+#pragma unroll
+    for (uint32_t n = 0; n < kTileKeys / 16; ++n) {
+      Sum sum[2][4] = {};
+#pragma unroll
+      for (uint32_t step = 0; step < q.kSteps; ++step) {
+        uint32_t b[4];
+        load_columns<kTileKeys, kKeyRow>(tile, n * 16, step * 2, b);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          if constexpr (kProducts == Products::kBf16)
+            multiply_bf16(sum[half], q.a[step], b[2 * half], b[2 * half + 1]);
+          else
+            multiply_int8(sum[half], q.a[step], b[2 * half], b[2 * half + 1]);
+        }
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) s[2 * n + half][i] = static_cast<float>(sum[half][i]) * factor[i / 2];
+    }
+  }
+
+  /// Adds the keys' bias and takes out keys from `columns` on.
+  SLA2_DEVICE void mask(int64_t columns, const float* bias) {
+    if (columns >= kTileKeys && bias == nullptr) return;
+    const uint32_t t = thread_index() % 4;
+#pragma unroll
+    for (int n = 0; n < kTileKeys / 8; ++n)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const auto column = static_cast<int64_t>(n) * 8 + 2 * t + i;
+        float add = column < columns ? 0.0F : -infinity();
+        if (bias != nullptr && column < columns) add = bias[column] * kLog2E;
+        s[n][i] += add;
+        s[n][i + 2] += add;
+        if (column >= columns) s[n][i] = s[n][i + 2] = -infinity();  // also where the score was NaN
+      }
+  }
+
+  /// The maximum moves, what was summed shrinks, s becomes weights.
+  SLA2_DEVICE void weigh() {
+    float origin[2], factor[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float top = m[i];
+#pragma unroll
+      for (auto& part : s) top = largest(top, largest(part[2 * i], part[2 * i + 1]));
+      top = quad_max(top);
+      factor[i] = top == m[i] ? 1.0F : exp2_fast(m[i] - top);
+      m[i] = top;
+      l[i] *= factor[i];
+      origin[i] = (top == -infinity() ? 0.0F : top) - (kFp8 ? kFp8Offset : 0.0F);
+    }
+    if (ballot(factor[0] != 1 || factor[1] != 1) != 0) {
+#pragma unroll
+      for (auto& part : o)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) part[i] *= factor[i / 2];
+    }
+#pragma unroll
+    for (auto& part : s)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) part[i] = exp2_fast(part[i] - origin[i / 2]);
+  }
+
+  /// o += weights · v. Weights are rounded to bf16, and l sums the rounded ones.
+  SLA2_DEVICE void add_values_bf16(uint32_t tile) {
+#pragma unroll
+    for (uint32_t step = 0; step < kTileKeys / 16; ++step) {
+      uint32_t a[4];
+#pragma unroll
+      for (uint32_t i = 0; i < 4; ++i) {
+        const auto& part = s[2 * step + i / 2];
+        a[i] = pack_bf16(part[i % 2 * 2], part[i % 2 * 2 + 1]);
+        l[i % 2] += from_bf16(a[i] & 0xFFFFU) + bits_to_float(a[i] & 0xFFFF0000U);
+      }
+#pragma unroll
+      for (uint32_t n = 0; n < kWidth / 16; ++n) {
+        uint32_t b[4];
+        load_columns_transposed<kTileKeys, kWidth * 2>(tile, step * 16, n * 2, b);
+        multiply_bf16(o[2 * n], a, b[0], b[1]);
+        multiply_bf16(o[2 * n + 1], a, b[2], b[3]);
+      }
+    }
+  }
+
+  /// The same in e4m3: l sums what is not rounded, sums of 64 keys are short and are then added in fp32.
+  SLA2_DEVICE void add_values_fp8(uint32_t tile) {
+    uint32_t a[kTileKeys / 32][4];
+#pragma unroll
+    for (uint32_t step = 0; step < kTileKeys / 32; ++step)
+#pragma unroll
+      for (uint32_t i = 0; i < 4; ++i) {
+        const auto &low = s[4 * step + i / 2 * 2], &high = s[4 * step + i / 2 * 2 + 1];
+        const uint32_t row = i % 2 * 2;
+        a[step][i] = pack_e4m3(low[row], low[row + 1]) | pack_e4m3(high[row], high[row + 1]) << 16U;
+        l[i % 2] += (low[row] + low[row + 1]) + (high[row] + high[row + 1]);
+      }
+#pragma unroll
+    for (uint32_t n = 0; n < kWidth / 16; ++n) {
+      float sum[2][4] = {};
+#pragma unroll
+      for (uint32_t step = 0; step < kTileKeys / 32; ++step) {
+        uint32_t b[4];
+        load_columns<kWidth, kTileKeys>(tile, n * 16, step * 2, b);
+        multiply_e4m3(sum[0], a[step], b[0], b[1]);
+        multiply_e4m3(sum[1], a[step], b[2], b[3]);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) o[2 * n][i] += sum[0][i], o[2 * n + 1][i] += sum[1][i];
+    }
+  }
+
+  SLA2_DEVICE void add_values(uint32_t tile) {
+    if constexpr (kFp8)
+      add_values_fp8(tile);
+    else
+      add_values_bf16(tile);
+  }
+
+  /// l over all columns; fp8: scales taken back. value_scale [W] of the key head.
+  SLA2_DEVICE void finish(const float* value_scale) {
+    for (float& x : l) x = quad_sum(x);
+    if constexpr (kFp8) {
+      for (float& x : l) x *= 1 / kFp8Largest;
+      const uint32_t t = thread_index() % 4;
+#pragma unroll
+      for (uint32_t n = 0; n < kWidth / 8; ++n)
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i) o[n][i] *= value_scale[n * 8 + 2 * t + i % 2] * (1 / kFp8Largest);
+    }
+  }
+};
+
+}  // namespace sla2::cuda

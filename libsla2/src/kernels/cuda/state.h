@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// φ(K)ᵀ·V over a walk of tiles: the state of the linear branch. Half tiles stream through two stages; each warp owns 16 channels
+// of φ (rows of the state) and all channels of V.
+#pragma once
+#include "kernels/cuda/fragments.h"
+
+namespace sla2::cuda {
+
+template <int kWidth>
+struct State {
+  static constexpr int kRowBytes = kWidth * 2, kPanels = kRowBytes / 128;
+  static constexpr uint32_t kHalf = kStreamKeys * kRowBytes;  ///< bytes of a half tile in shared memory
+  static constexpr uint32_t kTile = kTileKeys * kRowBytes;    ///< of a tile in global memory
+  static constexpr uint32_t kHalves = kTileKeys / kStreamKeys;
+
+  float sum[kWidth / 8][4];  ///< [16, W] of this warp's rows
+
+  SLA2_DEVICE void clear() {
+    for (auto& part : sum)
+      for (float& x : part) x = 0;
+  }
+
+  /// Copies one half of a tile, panel by panel.
+  static SLA2_DEVICE void copy_half(uint32_t to, const unsigned char* tile, uint32_t half) {
+    for (uint32_t panel = 0; panel < kPanels; ++panel)
+      copy_stretch(to + panel * kStreamKeys * 128, tile + (panel * kTileKeys + half * kStreamKeys) * 128, kStreamKeys * 128);
+  }
+
+  /// sum += φᵀ·V of one stage; warp_row: which 16 channels of φ.
+  SLA2_DEVICE void add_stage(uint32_t stage, uint32_t warp_row) {
+#pragma unroll
+    for (uint32_t key = 0; key < kStreamKeys; key += 16) {
+      uint32_t a[4];
+      load_left_transposed<kStreamKeys, kRowBytes>(stage, key, warp_row * 2, a);
+#pragma unroll
+      for (uint32_t column = 0; column < kWidth / 16; ++column) {
+        uint32_t b[4];
+        load_columns_transposed<kStreamKeys, kRowBytes>(stage + kHalf, key, column * 2, b);
+        multiply_bf16(sum[2 * column], a, b[0], b[1]);
+        multiply_bf16(sum[2 * column + 1], a, b[2], b[3]);
+      }
+    }
+  }
+
+  /// Adds `tiles` tiles; next() says which tile of the head comes next. All threads of the block take part; `active`: whether
+  /// this warp has rows. Ends with every stage read and no copy under way.
+  template <typename Next>
+  SLA2_DEVICE void add(uint32_t stream, const unsigned char* features, const unsigned char* values, uint32_t tiles, bool active,
+                       uint32_t warp_row, Next& next) {
+    const uint32_t steps = tiles * kHalves;
+    int64_t tile = 0;
+    for (uint32_t step = 0; step <= steps; ++step) {
+      if (step < steps) {
+        if (step % kHalves == 0) tile = next() * static_cast<int64_t>(kTile);
+        const uint32_t stage = stream + step % 2 * 2 * kHalf;
+        copy_half(stage, features + tile, step % kHalves);
+        copy_half(stage + kHalf, values + tile, step % kHalves);
+      }
+      copy_async_commit();
+      if (step == 0) continue;
+      copy_async_wait<1>();
+      sync_threads();
+      if (active) add_stage(stream + (step - 1) % 2 * 2 * kHalf, warp_row);
+      sync_threads();
+    }
+    copy_async_wait<0>();
+  }
+};
+
+/// Sum in two fp32 numbers that adds without losing what fp32 cuts off (Knuth's two-sum).
+struct TwoSum {
+  float high = 0, low = 0;
+  SLA2_DEVICE void add(float x) {
+    const float sum = add_rounded(high, x), rest = add_rounded(sum, -high);
+    const float error = add_rounded(add_rounded(high, -add_rounded(sum, -rest)), add_rounded(x, -rest));
+    high = sum;
+    low = add_rounded(low, error);
+  }
+  [[nodiscard]] SLA2_DEVICE float value() const { return add_rounded(high, low); }
+};
+
+}  // namespace sla2::cuda

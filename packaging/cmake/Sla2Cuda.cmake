@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+# CUDA kernels: nvcc makes one fat binary per file, a generated source embeds them. No CUDA runtime, no driver needed here.
+set(SLA2_CUDA_ARCHITECTURES "80;86;89;90;120" CACHE STRING "Architectures of the CUDA kernels; the quick path of tests takes one")
+set(SLA2_CUDA_PTX "90" CACHE STRING "Architecture of the PTX for GPUs to come; empty: none")
+find_program(SLA2_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
+mark_as_advanced(SLA2_NVCC)
+if(SLA2_NVCC)
+  execute_process(COMMAND ${SLA2_NVCC} --version OUTPUT_VARIABLE version RESULT_VARIABLE failed ERROR_QUIET)
+  string(REGEX MATCH "release ([0-9]+\\.[0-9]+)" found "${version}")
+  if(failed OR NOT found OR CMAKE_MATCH_1 VERSION_LESS 12.8)
+    message(STATUS "SLA2_BUILD_CUDA: ${SLA2_NVCC} is ${CMAKE_MATCH_1}; 12.8 or newer is needed. The build goes on without CUDA kernels")
+    set(SLA2_NVCC "")
+  else()
+    message(STATUS "SLA2_BUILD_CUDA: nvcc ${CMAKE_MATCH_1}, architectures ${SLA2_CUDA_ARCHITECTURES}")
+  endif()
+else()
+  message(STATUS "SLA2_BUILD_CUDA: no nvcc (looked in PATH, CUDA_HOME, /usr/local/cuda). The build goes on without CUDA kernels")
+endif()
+
+# sla2_embed_cuda_modules(VARIABLE)  VARIABLE becomes the generated source that holds every module.
+function(sla2_embed_cuda_modules variable)
+  set(cuda ${PROJECT_SOURCE_DIR}/libsla2/src/kernels/cuda)
+  include(${cuda}/sources.cmake)
+  file(GLOB headers CONFIGURE_DEPENDS ${cuda}/*.h)
+  set(code)
+  foreach(architecture IN LISTS SLA2_CUDA_ARCHITECTURES)
+    list(APPEND code -gencode arch=compute_${architecture},code=sm_${architecture})
+  endforeach()
+  if(SLA2_CUDA_PTX)
+    list(APPEND code -gencode arch=compute_${SLA2_CUDA_PTX},code=compute_${SLA2_CUDA_PTX})
+  endif()
+  set(folder ${PROJECT_BINARY_DIR}/generated/cuda)
+  file(MAKE_DIRECTORY ${folder})
+  set(text "// Made by packaging/cmake/Sla2Cuda.cmake.\n#include \"device/device.h\"\n\n")
+  set(table "")
+  foreach(source IN LISTS CUDA_KERNEL_SOURCES)
+    get_filename_component(name ${source} NAME_WE)
+    set(binary ${folder}/${name}.fatbin)
+    add_custom_command(OUTPUT ${binary} DEPENDS ${cuda}/${source} ${headers}
+      COMMAND ${SLA2_NVCC} -fatbin -std=c++20 -O3 --expt-relaxed-constexpr -Xptxas -v -I${PROJECT_SOURCE_DIR}/libsla2/src ${code}
+              -o ${binary} ${cuda}/${source} > ${folder}/${name}.ptxas 2>&1
+      COMMENT "CUDA module ${name}; what nvcc says goes to ${folder}/${name}.ptxas" VERBATIM)
+    list(APPEND binaries ${binary})
+    string(APPEND text "asm(\".section .rodata\\n.balign 64\\n.globl sla2_module_${name}\\n.hidden sla2_module_${name}\\n"
+                       "sla2_module_${name}:\\n.incbin \\\"${binary}\\\"\\n.byte 0\\n.previous\\n\");\n"
+                       "extern \"C\" const unsigned char sla2_module_${name}[];\n")
+    string(APPEND table "      {\"${name}\", sla2_module_${name}},\n")
+  endforeach()
+  string(APPEND text "\nnamespace sla2::device {\n\nstd::span<const Module> embedded_modules() noexcept {\n"
+                     "  static constexpr Module kModules[] = {\n${table}  };\n  return kModules;\n}\n\n}  // namespace sla2::device\n")
+  set(generated ${folder}/modules.cpp)
+  file(CONFIGURE OUTPUT ${generated} CONTENT "${text}" @ONLY)
+  set_source_files_properties(${generated} PROPERTIES OBJECT_DEPENDS "${binaries}")
+  set(${variable} ${generated} PARENT_SCOPE)
+endfunction()
