@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <cstring>
 #include <string_view>
 
 #include "core/error.h"
@@ -43,6 +44,12 @@ constexpr std::array<Signature, 11> kSignatures{{
 std::string describe_foreign(std::span<const std::byte> head, uint64_t file_bytes) {
   if (file_bytes == 0) return "an empty file: the download failed";
   const std::string_view text(reinterpret_cast<const char*>(head.data()), head.size());
+  // A header of 640 bytes begins with 80 02 as a pickle does: a length that fits, with a JSON object behind it, wins.
+  uint64_t length = 0;
+  if (text.size() > sizeof(length) && text[sizeof(length)] == '{') {
+    std::memcpy(&length, text.data(), sizeof(length));
+    if (length <= file_bytes - sizeof(length)) return "";
+  }
   for (const Signature& signature : kSignatures) {
     if (text.starts_with(signature.magic)) return std::string(signature.what);
   }

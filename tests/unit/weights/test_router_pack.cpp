@@ -210,6 +210,14 @@ TEST_CASE("files that are no packs say what they are and what to do") {
   CHECK(status(pack) == SLA2_E_FILE_FORMAT);
 }
 
+TEST_CASE("a header length is not taken for another format") {
+  for (const size_t length : {0x0280, 0x8b1f}) {  // begin as a pickle and as gzip do
+    const Folder folder;
+    write_bytes(folder / "a.safetensors", file_bytes("{}" + std::string(length - 2, ' '), ""));
+    CHECK(SafetensorsFile::open(folder / "a.safetensors")->tensors().empty());
+  }
+}
+
 TEST_CASE("info says what a pack is for") {
   const Folder folder;
   const std::string path = write_pack(folder, metadata({{"base", "tiny"}, {"stage", "2"}, {"errors", "{\"mean\":0.03}"}}),
