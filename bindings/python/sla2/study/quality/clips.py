@@ -6,6 +6,7 @@ Sparsity means something only where a row has many key blocks; the shipped size 
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -61,6 +62,7 @@ def write(work: Path, size: Size, train: int, test: int) -> None:
             print(f"{path.name} {(time.time() - start) / SHARD:.3f} s a clip", flush=True)
 
 
+@functools.cache
 def read(work: Path, which: str) -> tuple[Tensor, list[world.Scene]]:
     """Return latents [n, 16, t, h, w] as the VAE gives them, float32, and their scenes."""
     parts = [torch.load(p, weights_only=False) for p in sorted((work / "large").glob(f"{which}_*.pt"))]
