@@ -6,7 +6,7 @@
 
 Both directions are the library's own. They are opaque operators to torch (`torch.ops.sla2.attention_forward` and `_backward`), so that
 torch.compile does not look inside and the backward pass uses the very blocks that the forward pass kept. Under activation
-checkpointing the forward pass runs again and, being deterministic, keeps the same blocks.
+checkpointing the forward pass runs again and, being deterministic, keeps the same blocks. Both use torch.get_num_threads() threads.
 """
 
 from __future__ import annotations
@@ -54,7 +54,11 @@ def _forward(
     out = torch.empty_like(q)
     lse = torch.empty(plan.config["batch"], plan.config["heads"], plan.config["query_tokens"])
     learned = dict(zip(_LEARNED, (router_q, router_k, mix, proj, proj_bias, gate), strict=True))
-    plan.run(_contiguous({"q": q, "k": k, "v": v, **learned}), {"out": out, "lse": lse, "index": index, "count": count})
+    plan.run(
+        _contiguous({"q": q, "k": k, "v": v, **learned}),
+        {"out": out, "lse": lse, "index": index, "count": count},
+        threads=torch.get_num_threads(),
+    )
     return out, lse, torch.from_numpy(index), torch.from_numpy(count)
 
 
@@ -94,7 +98,7 @@ def _backward(
         saved |= {"index": index.numpy(), "count": count.numpy()}
     if out is not None and lse is not None:
         saved |= {"out": out.detach(), "lse": lse.detach()}
-    plan.backward(tensors, saved, gradients)
+    plan.backward(tensors, saved, gradients, threads=torch.get_num_threads())
     return [gradients[name] for name in ("q", "k", "v", *_LEARNED) if name in gradients]
 
 
@@ -150,7 +154,29 @@ def attention(
 
     mix: the numbers of `mix_mode`, [H, 2], [H] or [H, T_m]. Options: those of sla2.attention().
     """
+    return attention_and_blocks(
+        q, k, v, mode=mode, sparsity=sparsity, router=router, bits=bits, products=products, layout=layout, router_q=router_q,
+        router_k=router_k, mix=mix, mix_mode=mix_mode, proj=proj, proj_bias=proj_bias, gate=gate, **options,
+    )[0]  # fmt: skip
+
+
+def attention_and_blocks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mode: str = "sla2",
+    sparsity: float = 0.9,
+    router: str = "sla2",
+    bits: int = 16,
+    products: str | None = None,
+    layout: str = "BHND",
+    mix_mode: str = "head_affine_lse",
+    **options: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As attention(), with what else the forward pass returns: out, lse [B,H,N], index [B,H,T_m,most] and count [B,H,T_m]."""
+    learned = [options.pop(name, None) for name in _LEARNED]
     options["mix"] = mix_mode
     config = str(_configure(q, k, mode, sparsity, router, bits, products, layout, options))
-    out: Tensor = torch.ops.sla2.attention_forward(q, k, v, router_q, router_k, mix, proj, proj_bias, gate, config)[0]
-    return out
+    out, lse, index, count = torch.ops.sla2.attention_forward(q, k, v, *learned, config)
+    return out, lse, index, count

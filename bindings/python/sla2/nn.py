@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from sla2._attention import token_order as order_of
-from sla2.autograd import attention
+from sla2.autograd import attention_and_blocks
 
 Grid = tuple[int, int, int]
 
@@ -42,6 +42,8 @@ class SparseAttention(nn.Module):
     gate            router vsa with `gate_dim`: Linear [H·D, gate_dim] of the layer's input, zero at first
 
     Attributes `sparsity`, `bits` and `tau` may change between calls: a soft mask (`tau` > 0) for the router's stage, a hard one after.
+    watch           note the fraction of pairs of blocks that a call skipped, in achieved_sparsity
+    hidden          what a gate reads in the next call, where the caller cannot hand it over itself
     layout          of q, k, v and the output: BHND or BNHD
     token_order     raster, hilbert or tile:4x4x4; anything but raster needs the call's `grid`
     options         those of sla2.attention()
@@ -73,6 +75,8 @@ class SparseAttention(nn.Module):
         self.sparsity, self.bits, self.tau, self.alpha_mode = sparsity, bits, tau, alpha_mode
         self.token_order = _check_order(token_order)
         self.options = {"block_q": block_q, "block_k": block_k, **options}
+        self.hidden: Tensor | None = None
+        self.watch, self.achieved_sparsity = False, 0.0
         self._orders: dict[Grid, tuple[Tensor, Tensor]] = {}
         if mode == "sla2" if learned_router is None else learned_router:
             routers = 1 if shared_router else heads
@@ -119,14 +123,22 @@ class SparseAttention(nn.Module):
         """
         if torch.is_autocast_enabled(q.device.type):
             q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
-        found = self.arguments(hidden)
+        found, self.hidden = self.arguments(self.hidden if hidden is None else hidden), None
         if self.token_order == "raster":
-            return attention(q, k, v, **found)
+            return self._compute(q, k, v, found)
         order, back = self._permutation(grid, q.device)
         axis = 2 if self.layout == "BHND" else 1
         if "gate" in found:
             found["gate"] = found["gate"].index_select(axis, order)
-        return attention(*(x.index_select(axis, order) for x in (q, k, v)), **found).index_select(axis, back)
+        q, k, v = (x.index_select(axis, order) for x in (q, k, v))
+        return self._compute(q, k, v, found).index_select(axis, back)
+
+    def _compute(self, q: Tensor, k: Tensor, v: Tensor, found: dict[str, Any]) -> Tensor:
+        out, _, _, count = attention_and_blocks(q, k, v, **found)
+        if self.watch:
+            blocks = -(-k.shape[2 if self.layout == "BHND" else 1] // self.options["block_k"])
+            self.achieved_sparsity = 1 - float(count.float().mean()) / blocks
+        return out
 
     def _permutation(self, grid: Grid | None, device: torch.device) -> tuple[Tensor, Tensor]:
         if grid is None:
@@ -134,8 +146,8 @@ class SparseAttention(nn.Module):
         if grid not in self._orders:
             kind, _, tile = self.token_order.partition(":")
             box = [int(n) for n in tile.split("x")] if tile else [4, 4, 4]
-            order = order_of("tiles" if kind == "tile" else "hilbert", grid, (box[0], box[1], box[2]))
-            self._orders[grid] = torch.from_numpy(order).long(), torch.from_numpy(np.argsort(order)).long()
+            found = order_of("tiles" if kind == "tile" else "hilbert", grid, (box[0], box[1], box[2]))
+            self._orders[grid] = torch.from_numpy(found).long(), torch.from_numpy(np.argsort(found)).long()
         order, back = self._orders[grid]
         return order.to(device), back.to(device)
 

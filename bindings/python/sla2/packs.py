@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -366,7 +366,20 @@ def fingerprints(read: Mapping[str, Any] | str | Path) -> tuple[str, str]:
         raise FileFormatError(
             f"{where}: has no blocks.0.self_attn.q.weight and so on; expected a Wan transformer, original or diffusers names"
         )
-    lines = [
-        f"blocks.{i}.self_attn.{part}.weight:{shapes[i, part][0]}x{shapes[i, part][1]}\n" for i in range(len(shapes) // 2) for part in "qk"
-    ]
-    return hashlib.sha256("".join(lines).encode()).hexdigest(), hashlib.sha256(_bfloat16(_array(first))).hexdigest()
+    pairs = [(shapes[i, "q"], shapes[i, "k"]) for i in range(len(shapes) // 2)]
+    return hash_shapes(pairs), hash_weight(first)
+
+
+def hash_shapes(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> str:
+    """base_shapes from the (out, in) of each layer's q and k weights."""
+    lines = (
+        f"blocks.{i}.self_attn.{part}.weight:{shape[0]}x{shape[1]}\n"
+        for i, pair in enumerate(shapes)
+        for part, shape in zip("qk", pair, strict=True)
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def hash_weight(weight: Any) -> str:
+    """base_weights from blocks.0.self_attn.q.weight, a NumPy array or torch tensor."""
+    return hashlib.sha256(_bfloat16(_array(weight))).hexdigest()
