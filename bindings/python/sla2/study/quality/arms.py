@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...nn import SparseAttention
+from .claims import CLAIMS
 
 Layer = dict[str, Any]  # keywords of SparseAttention; None in its place: full attention
 BLOCKS = {"block_q": 32, "block_k": 16}
@@ -102,6 +103,11 @@ BY_NAME = {arm.name: arm for arm in ARMS}
 
 
 def jobs(most_seeds: int = 3) -> list[tuple[Arm, int]]:
-    """(arm, seed) in the order of work: every arm once, then the key arms' further seeds. Arms that borrow weights come after."""
-    rounds = [(arm, seed) for seed in range(most_seeds) for arm in ARMS if seed < (1 if arm.name == "full" else arm.seeds)]
-    return sorted(rounds, key=lambda job: (job[1], bool(job[0].weights_of)))
+    """(arm, seed) in the order of work: arms of the claims, untrained ones (cheap), the others; then further seeds."""
+    claimed = {name for claim in CLAIMS for name in (claim.better, claim.worse)}
+
+    def turn(job: tuple[Arm, int]) -> tuple[int, int]:
+        arm, seed = job
+        return seed, 0 if arm.name in claimed or arm.name == "full" else 1 if arm.loss == "none" and not arm.weights_of else 2
+
+    return sorted(((arm, seed) for arm in ARMS for seed in range(min(arm.seeds, most_seeds))), key=turn)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ def _pairs(work: Path, which: str, plan: list[tuple[int, int, float, int, int]],
     return out
 
 
+@cache
 def training(work: Path, seed: int, count: int, batch: int, answers: bool = True) -> list[Pair]:
     """Return the tuples of a training seed, in order; levels are stratified in each batch. Teacher velocities are cached."""
     model, mean, std = teacher.load(work)
@@ -63,11 +65,14 @@ def training(work: Path, seed: int, count: int, batch: int, answers: bool = True
     available = len(clips.read(work, "train")[0])
     for first in range(0, count, batch):
         for i, sigma in enumerate(noise_levels(rng, batch, HELD_OUT_SHIFT).tolist()):
-            plan.append((int(rng.integers(available)), int(sigma * BINS), sigma, 1_000_000 * (seed + 1) + first + i, int(rng.integers(1 << 30))))
+            plan.append(
+                (int(rng.integers(available)), int(sigma * BINS), sigma, 1_000_000 * (seed + 1) + first + i, int(rng.integers(1 << 30)))
+            )
     pairs = _pairs(work, "train", plan[:count], mean, std)
     return _answer(work / "quality" / f"pool_{seed}_{count}_{batch}.pt", model, pairs) if answers else pairs
 
 
+@cache
 def held_out(work: Path, prompts: int) -> list[Pair]:
     """Return the evaluation's tuples: held-out combinations, two levels a prompt, each bin equally often."""
     model, mean, std = teacher.load(work)

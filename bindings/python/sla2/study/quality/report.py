@@ -6,11 +6,12 @@ Text between the page's markers is this module's; everything else on the page is
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
 
-from . import analysis
+from . import analysis, heads
 from .arms import ARMS, BY_NAME
 from .stats import Interval, estimate
 
@@ -76,7 +77,10 @@ def bins_table(records: analysis.Records) -> str:
 
 def seeds_table(records: analysis.Records) -> str:
     """Velocity error and last training losses of every single run."""
-    lines = ["| arm | seed | velocity error, % | flow loss | training loss, first and last four steps | seconds of training |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| arm | seed | velocity error, % | flow loss | training loss, first and last four steps | seconds of training |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, runs in records.items():
         for seed, r in runs.items():
             if "failed" in r:
@@ -95,7 +99,13 @@ def chart(records: analysis.Records) -> str:
     for name in records:
         runs = analysis.good(records, name)
         if runs and name != "full":
-            rows.append((estimate(analysis.table(runs, sorted(runs), "velocity")), name, BY_NAME[name].loss == "none" and not BY_NAME[name].weights_of))
+            rows.append(
+                (
+                    estimate(analysis.table(runs, sorted(runs), "velocity")),
+                    name,
+                    BY_NAME[name].loss == "none" and not BY_NAME[name].weights_of,
+                )
+            )
     rows.sort(key=lambda row: row[0].value)
     left, width, line = 150, 480, 18
     most = max((r[0].high for r in rows), default=1.0)
@@ -112,7 +122,9 @@ def chart(records: analysis.Records) -> str:
     for i, (value, name, untrained) in enumerate(rows):
         y = 24 + line * i
         out.append(f'<text x="{left - 6}" y="{y + 11}" text-anchor="end" fill="#222222">{name}</text>')
-        out.append(f'<rect x="{left}" y="{y + 2}" width="{x(value.value) - left:.1f}" height="11" fill="{"#b9cbe0" if untrained else "#3b6ea5"}"/>')
+        out.append(
+            f'<rect x="{left}" y="{y + 2}" width="{x(value.value) - left:.1f}" height="11" fill="{"#b9cbe0" if untrained else "#3b6ea5"}"/>'
+        )
         out.append(f'<path d="M{x(value.low):.1f} {y + 7.5} H{x(value.high):.1f}" stroke="#c4501b" stroke-width="2"/>')
         out.append(f'<text x="{x(value.high) + 5:.1f}" y="{y + 11}" fill="#222222">{PERCENT * value.value:.2f}</text>')
     return "\n".join([*out, "</svg>"]) + "\n"
@@ -133,7 +145,9 @@ def parts(folder: Path) -> dict[str, str]:
     records = analysis.load(folder)
     if not records:
         raise FileNotFoundError(f"no results in {folder}: run `python -m sla2.study.quality run` first")
-    return {"arms": arms_table(records), "claims": claims_table(records), "bins": bins_table(records), "runs": seeds_table(records)}
+    found = {"arms": arms_table(records), "claims": claims_table(records), "bins": bins_table(records), "runs": seeds_table(records)}
+    first = folder / "first_stage.json"
+    return found | {"heads": heads.text(json.loads(first.read_text())) if first.exists() else "Not run."}
 
 
 def write(folder: Path, docs: Path) -> None:

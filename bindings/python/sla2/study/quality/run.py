@@ -23,6 +23,8 @@ from . import pool, stage1, teacher
 from .arms import Arm, jobs
 from .pool import Pair
 
+ROUTERS_AT = 0.95  # the first stage chooses routers at this sparsity; other sparsities take them and fit their own mixing
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -56,46 +58,51 @@ def student(work: Path, arm: Arm) -> tuple[nn.Module, Attachment]:
     attachment = attach(model, arm.make)
     for block in model.blocks:
         if hasattr(getattr(block.attn1, "sla2", None), "gate"):
-            _show_input(block.attn1)
+            block.attn1.register_forward_pre_hook(_hand_over)
     return model.requires_grad_(True), attachment
 
 
-def _show_input(attn: nn.Module) -> None:
-    """Hand the layer's input to its attention module too: VSA's gate reads it."""
-    seen: list[Tensor] = []
-    attn.register_forward_pre_hook(lambda _, args, kwargs: seen.__setitem__(slice(None), [args[0] if args else kwargs["hidden_states"]]), with_kwargs=True)
-    attn.sla2.register_forward_pre_hook(lambda _, args, kwargs: (args, kwargs | {"hidden": seen[0]}), with_kwargs=True)
+def _hand_over(module: nn.Module, args: tuple) -> None:
+    """The layer's input for its gate."""
+    module.sla2.hidden = args[0]
 
 
 def start(model, arm: Arm, work: Path) -> dict:
     """Run the arm's first stage; its results are cached by start and layer options. Returns the validation errors."""
     if arm.start == "default":
         return {}
-    keys = [(m.mode, m.sparsity, m.token_order, sorted(m.options.items())) for m in modules(model) if m]
-    path = work / "quality" / f"start_{arm.start}_{hashlib.sha256(repr(keys).encode()).hexdigest()[:10]}.pt"
+    own = modules(model)
+    path = _start_path(work, arm.start, own)
     if not path.exists():
         fit, check = stage1.capture_all(work)
         found, states = {}, {}
-        for i, module in enumerate(modules(model)):
+        for i, module in enumerate(own):
             if module is None:
                 continue
             bits, module.bits = module.bits, 16
-            if arm.start == "stage1":
+            if arm.start == "stage1" and module.sparsity == ROUTERS_AT:
                 found[i] = {k: v.tolist() for k, v in stage1.fit_layer(module, fit[i], check[i], stage1.STEPS).items()}
-            elif arm.start == "alpha":
-                stage1.fit_alpha(module, fit[i], stage1.STEPS["alpha"])
-                found[i] = {"identity": stage1.errors(module, check[i]).tolist()}
-            else:
+            elif arm.start == "proj":
                 stage1.fit_projection(module, fit[i][:6])
                 found[i] = {"projection": stage1.errors(module, check[i]).tolist()}
+            else:
+                if arm.start == "stage1":
+                    module.load_state_dict(torch.load(_start_path(work, arm.start, own, ROUTERS_AT))["states"][i])
+                stage1.fit_alpha(module, fit[i], stage1.STEPS["alpha"])
+                found[i] = {"mixing": stage1.errors(module, check[i]).tolist()}
             module.bits = bits
             states[i] = module.state_dict()
         save(path, {"found": found, "states": states})
     state = torch.load(path)
-    for i, module in enumerate(modules(model)):
+    for i, module in enumerate(own):
         if module is not None:
             module.load_state_dict(state["states"][i])
     return {str(i): v for i, v in state["found"].items()}
+
+
+def _start_path(work: Path, start: str, own: list[SparseAttention | None], sparsity: float | None = None) -> Path:
+    keys = [(m.mode, m.sparsity if sparsity is None else sparsity, m.token_order, sorted(m.options.items())) for m in own if m]
+    return work / "quality" / f"start_{start}_{hashlib.sha256(repr(keys).encode()).hexdigest()[:10]}.pt"
 
 
 def train(model, arm: Arm, pairs: list[Pair], budget: Budget) -> list[float]:
@@ -236,10 +243,13 @@ def do(work: Path, out: Path, arm: Arm, seed: int, budget: Budget) -> dict:
 def run(work: Path, out: Path, budget: Budget, only: list[str], parts: int = 1) -> None:
     """Do every job that has no result yet; a job that fails leaves its traceback as the result."""
     out.mkdir(parents=True, exist_ok=True)
-    for number, (arm, seed) in enumerate(jobs(budget.seeds)):
+    for arm, seed in jobs(budget.seeds):
         path = out / f"{arm.name}_{seed}.json"
         claim = work / "quality" / f"{budget.name}_{arm.name}_{seed}.claim"
-        if path.exists() or (only and arm.name not in only) or (parts > 1 and not _claim(claim)):
+        source = work / "quality" / f"weights_{budget.name}_{arm.weights_of}_{seed}.pt"
+        if path.exists() or (only and arm.name not in only) or (arm.weights_of and not source.exists()):
+            continue
+        if parts > 1 and not _claim(claim):
             continue
         try:
             record = do(work, out, arm, seed, budget)
