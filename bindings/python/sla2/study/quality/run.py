@@ -23,9 +23,6 @@ from . import pool, stage1, teacher
 from .arms import Arm, jobs
 from .pool import Pair
 
-ROUTERS_AT = 0.95  # the first stage chooses routers at this sparsity; other sparsities take them and fit their own mixing
-
-
 @dataclass(frozen=True)
 class Budget:
     """How much each arm gets. ``rate`` is for the model's weights (Muon), ``own_rate`` for the attention's own (Adam)."""
@@ -72,7 +69,8 @@ def start(model, arm: Arm, work: Path) -> dict:
     if arm.start == "default":
         return {}
     own = modules(model)
-    path = _start_path(work, arm.start, own)
+    keys = [(m.mode, m.sparsity, m.token_order, sorted(m.options.items())) for m in own if m]
+    path = work / "quality" / f"start_{arm.start}_{hashlib.sha256(repr(keys).encode()).hexdigest()[:10]}.pt"
     if not path.exists():
         fit, check = stage1.capture_all(work)
         found, states = {}, {}
@@ -80,16 +78,14 @@ def start(model, arm: Arm, work: Path) -> dict:
             if module is None:
                 continue
             bits, module.bits = module.bits, 16
-            if arm.start == "stage1" and module.sparsity == ROUTERS_AT:
+            if arm.start == "stage1":
                 found[i] = {k: v.tolist() for k, v in stage1.fit_layer(module, fit[i], check[i], stage1.STEPS).items()}
-            elif arm.start == "proj":
+            elif arm.start == "alpha":
+                stage1.fit_alpha(module, fit[i], stage1.STEPS["alpha"])
+                found[i] = {"identity": stage1.errors(module, check[i]).tolist()}
+            else:
                 stage1.fit_projection(module, fit[i][:6])
                 found[i] = {"projection": stage1.errors(module, check[i]).tolist()}
-            else:
-                if arm.start == "stage1":
-                    module.load_state_dict(torch.load(_start_path(work, arm.start, own, ROUTERS_AT))["states"][i])
-                stage1.fit_alpha(module, fit[i], stage1.STEPS["alpha"])
-                found[i] = {"mixing": stage1.errors(module, check[i]).tolist()}
             module.bits = bits
             states[i] = module.state_dict()
         save(path, {"found": found, "states": states})
@@ -98,11 +94,6 @@ def start(model, arm: Arm, work: Path) -> dict:
         if module is not None:
             module.load_state_dict(state["states"][i])
     return {str(i): v for i, v in state["found"].items()}
-
-
-def _start_path(work: Path, start: str, own: list[SparseAttention | None], sparsity: float | None = None) -> Path:
-    keys = [(m.mode, m.sparsity if sparsity is None else sparsity, m.token_order, sorted(m.options.items())) for m in own if m]
-    return work / "quality" / f"start_{start}_{hashlib.sha256(repr(keys).encode()).hexdigest()[:10]}.pt"
 
 
 def train(model, arm: Arm, pairs: list[Pair], budget: Budget) -> list[float]:
