@@ -23,6 +23,7 @@ from . import pool, stage1, teacher
 from .arms import Arm, jobs
 from .pool import Pair
 
+
 @dataclass(frozen=True)
 class Budget:
     """How much each arm gets. ``rate`` is for the model's weights (Muon), ``own_rate`` for the attention's own (Adam)."""
