@@ -71,12 +71,12 @@ def config(work: Path, sparsity: float, stage: int) -> dict[str, Any]:
             "steps": 60,
             "batch": 8,
             "attention_lr": 2e-2,
-            "warmup": 5,
+            "warmup": 2,
             "decay": "cosine",
             "autocast": "bf16",
             "shift": 3.0,
         },
-        "evaluate": {"every": 60, "samples": 32, "levels": [0.9, 0.7, 0.5, 0.3, 0.1], "attention_samples": 2},
+        "evaluate": {"every": 60, "samples": 8, "levels": [0.9, 0.7, 0.5, 0.3, 0.1], "attention_samples": 0},
         "output": {"path": str(work / "quality" / f"train_{name}"), "tensorboard": False},
     }
 
@@ -90,13 +90,15 @@ def make(work: Path, out: Path = MODEL / "packs") -> dict[str, Any]:
         name = f"s{round(100 * sparsity)}"
         first = fit(config(work, sparsity, 1))
         RouterPack.load(first["pack"]).save(out / f"stage1_{name}.sla2.safetensors")
+        found[name] = {"stage1": {k: first[k] for k in ("identity", "fitted", "by_layer", "layers")}}
+    for sparsity in (0.9, 0.95):
+        name = f"s{round(100 * sparsity)}"
         second = train(config(work, sparsity, 2))
-        files = export(config(work, sparsity, 2))["files"]
-        pack = RouterPack.load(files[0]["pack"])
+        pack = RouterPack.load(export(config(work, sparsity, 2))["files"][0]["pack"])
         pack.errors |= {k: v for k, v in second.items() if isinstance(v, (int, float))}
         pack.stage = 2
         pack.save(out / f"stage2_{name}.sla2.safetensors")
-        found[name] = {"stage1": {k: first[k] for k in ("identity", "fitted", "by_layer", "layers")}, "stage2": second}
+        found[name]["stage2"] = second
     return found
 
 
