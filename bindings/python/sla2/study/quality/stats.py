@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +13,17 @@ Array = NDArray[np.float64]
 RESAMPLES, LEVEL, SEED = 10_000, 0.95, 20261121
 
 
-def resample(values: Array, resamples: int = RESAMPLES, seed: int = SEED) -> Array:
-    """Bootstrap means of ``values`` [prompts, training seeds]: prompts are drawn anew, then seeds, each with replacement."""
-    prompts, seeds = values.shape
+@functools.cache
+def _weights(prompts: int, seeds: int, resamples: int, seed: int) -> tuple[Array, Array]:
+    """How often each prompt and each seed is drawn, as shares: [resamples, prompts], [resamples, seeds]."""
     rng = np.random.default_rng(seed)
     by_prompt = rng.multinomial(prompts, np.full(prompts, 1 / prompts), resamples) / prompts
-    by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds
+    return by_prompt, rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds
+
+
+def resample(values: Array, resamples: int = RESAMPLES, seed: int = SEED) -> Array:
+    """Bootstrap means of ``values`` [prompts, training seeds]: prompts are drawn anew, then seeds, each with replacement."""
+    by_prompt, by_seed = _weights(*values.shape, resamples, seed)
     return np.einsum("rp,ps,rs->r", by_prompt, values, by_seed, optimize=True)
 
 
