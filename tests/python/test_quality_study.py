@@ -14,6 +14,7 @@ pytest.importorskip("diffusers")
 
 import torch
 from sla2.nn import SparseAttention
+from sla2.packs import RouterPack, fingerprints
 from sla2.study import world
 from sla2.study.quality import analysis, report, stage1, stats
 from sla2.study.quality.__main__ import RESULTS
@@ -206,3 +207,15 @@ def test_vbench_commands(tmp_path: Path) -> None:
     assert target.name == "a dog runs-0.mp4" and command[:2] == ["sla2", "generate"] and "--pack" in command and str(target) in command
     assert made[1][0][made[1][0].index("--seed") + 1] != command[command.index("--seed") + 1]
     assert "/" not in made[2][1].name
+
+
+def test_shipped_packs_belong_to_the_model() -> None:
+    folder = DOCS.parents[1] / "presets" / "models" / "small_world"
+    shapes, weights = fingerprints(folder)
+    found = sorted((folder / "packs").glob("*.sla2.safetensors"))
+    assert found and sum(path.stat().st_size for path in found) < 2_000_000
+    for path in found:
+        pack = RouterPack.load(path)
+        assert pack.check(layers=5, heads=3, head_dim=64, base_shapes=shapes, base_weights=weights) == []
+        assert (pack.bits, pack.block_q, pack.block_k, pack.grid) == (8, 32, 16, (5, 8, 8))
+        assert pack.errors and f"s{round(100 * (1 - pack.kappa[0]))}" in path.name and f"stage{pack.stage}" in path.name
