@@ -15,26 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import UMT5EncoderModel
 
+from ..training.names import original as dit_name
 from . import dit_train, text, vae_train
 
 LICENCE = "Apache-2.0"
-_DIT = (
-    (r"^condition_embedder\.text_embedder\.linear_1", "text_embedding.0"),
-    (r"^condition_embedder\.text_embedder\.linear_2", "text_embedding.2"),
-    (r"^condition_embedder\.time_embedder\.linear_1", "time_embedding.0"),
-    (r"^condition_embedder\.time_embedder\.linear_2", "time_embedding.2"),
-    (r"^condition_embedder\.time_proj", "time_projection.1"),
-    (r"^scale_shift_table", "head.modulation"),
-    (r"^proj_out", "head.head"),
-    (r"\.scale_shift_table", ".modulation"),
-    (r"\.attn1\.", ".self_attn."),
-    (r"\.attn2\.", ".cross_attn."),
-    (r"\.to_out\.0", ".o"),
-    (r"\.to_([qkv])\b", r".\1"),
-    (r"\.norm2\.", ".norm3."),
-    (r"\.ffn\.net\.0\.proj", ".ffn.0"),
-    (r"\.ffn\.net\.2", ".ffn.2"),
-)
 _RESIDUAL = (
     (r"\.norm1\.", ".residual.0."),
     (r"\.conv1\.", ".residual.2."),
@@ -50,13 +34,6 @@ _VAE = (
     (r"\.conv_out\.", ".head.2."),
     (r"\.mid_block\.attentions\.0\.", ".middle.1."),
 )
-
-
-def dit_name(name: str) -> str:
-    """Return Wan's name of a diffusers transformer weight."""
-    for pattern, new in _DIT:
-        name = re.sub(pattern, new, name)
-    return name
 
 
 def vae_name(name: str, res_blocks: int) -> str:

@@ -19,27 +19,27 @@ __all__ = ["calibrate_schedule", "export", "fit", "train"]
 
 def train(config: dict[str, Any]) -> dict[str, Any]:
     """Stage 2 by a configuration as in docs/training.md; goes on from the latest checkpoint. Returns the last metrics."""
-    from sla2.training.train import run
+    from sla2.training.stage2 import run
 
     return run(config)
 
 
 def fit(config: dict[str, Any]) -> dict[str, Any]:
     """Stage 1; goes on where it was stopped. Returns errors per layer and head, and the path of the pack."""
-    from sla2.training.fit import run
+    from sla2.training.stage1 import run
 
     return run(config)
 
 
 def calibrate_schedule(config: dict[str, Any]) -> dict[str, Any]:
     """Measure each layer alone in a cheaper attention; choose under a budget. Returns the schedule and what it rests on."""
-    from sla2.training.schedule import run
+    from sla2.training.layer_choice import run
 
     return run(config)
 
 
 def export(config: dict[str, Any]) -> dict[str, Any]:
     """Weights or LoRA of the latest checkpoint and their router pack. Returns the files' paths and hashes."""
-    from sla2.training.export import run
+    from sla2.training.exports import run
 
     return run(config)

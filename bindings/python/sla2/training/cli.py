@@ -30,12 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("overrides", nargs="*", metavar="section.key=value", help="laid over the configuration")
         command.add_argument("--check", action="store_true", help="check the configuration, print it and stop")
     commands.add_parser("reference", help="print every key of the configuration as Markdown")
-    args = parser.parse_args(arguments)
+    args, more = parser.parse_known_args(arguments)  # overrides may stand behind --check as well
+    if any(word.startswith("-") or "=" not in word for word in more) or (more and args.command == "reference"):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     if args.command == "reference":
         print(schema.reference(), end="")
         return 0
     try:
-        found = config.load(args.config, args.overrides)
+        found = config.load(args.config, [*args.overrides, *more])
         if args.check:
             print(found.as_yaml(), end="")
             return 0

@@ -140,8 +140,8 @@ def _near(word: Any, words: Iterable[str]) -> str:
 
 
 def _value(name: str, key: Key, value: Any, place: str) -> Any:
-    if value is None and key.default is None:
-        return None
+    if value is None and key.default in (None, ""):
+        return key.default
     listed = key.kind.endswith("s")
     # YAML reads 1e-5 as a text: it wants a dot. Everybody writes it without.
     items = [_number(x) if "float" in key.kind else x for x in (value if listed and isinstance(value, (list, tuple)) else [value])]

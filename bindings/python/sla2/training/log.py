@@ -18,7 +18,7 @@ class Log:
         self._writer: Any = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in self._lines() if line["step"] < first_step or (line["step"] == first_step and line["kind"] == "step")]
+            kept = [line for line in self._lines() if line["step"] <= first_step and first_step > 0]
             text = "".join(json.dumps(line) + "\n" for line in kept)
             part = self.path.with_suffix(".part")
             part.write_text(text, encoding="utf-8")

@@ -22,9 +22,9 @@ def load(path: str | Path, heads: int | None = None) -> nn.Module:
 
     Raises FileMissingError, FileFormatError, ModelMismatchError (names of weights that lack or are of another shape).
     """
-    path = Path(path)
-    if not str(path) or not path.exists():
-        raise FileMissingError(f"model.path is {str(path)!r}, which does not exist; expected a model folder or a safetensors file")
+    where, path = str(path), Path(path)
+    if not where or not path.exists():
+        raise FileMissingError(f"model.path is {where!r}, which does not exist; expected a model folder or a safetensors file")
     if path.is_dir():
         if (path / "model.json").is_file():
             return load(path / json.loads((path / "model.json").read_text())["dit"], heads)

@@ -9,6 +9,7 @@ halo       HALO's layer score (arXiv 2601.22156), with the error at high noise (
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from statistics import median
@@ -96,7 +97,7 @@ def knapsack(errors: Mapping[str, Tensor], times: Mapping[str, float], budget: f
     layers = len(next(iter(errors.values())))
     modes = [mode for mode in times if mode == "full" or mode in errors]
     unit = budget / _BINS
-    cost = {mode: max(0, -int(-times[mode] // unit)) if unit else 0 for mode in modes}
+    cost = {mode: math.ceil(times[mode] / unit - 1e-6) if unit else 0 for mode in modes}
     if unit <= 0 or layers * min(cost.values()) > _BINS:
         least = layers * min(times.values()) / (layers * times["full"])
         raise ArgumentError(f"schedule.budget: no assignment fits; the cheapest takes {least:.3f} of full attention's time; raise the budget or give cheaper schedule.modes")  # fmt: skip

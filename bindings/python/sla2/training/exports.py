@@ -27,7 +27,7 @@ from sla2.errors import ArgumentError, FileMissingError, FileWriteError
 from sla2.packs import RouterPack, fingerprints
 from sla2.training import arms, checkpoint, data, lora, models, names, optim
 from sla2.training.config import Config, make
-from sla2.training.train import restore
+from sla2.training.stage2 import restore
 
 
 def run(values: Mapping[str, Any] | Config) -> dict[str, Any]:
