@@ -82,12 +82,12 @@ def grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.meshgrid(axis, axis, indexing="xy"))
 
 
-def _landscape(time: str, place: str, frame: int, size: int) -> np.ndarray:
-    """Draw sky and ground of one frame: float32 [size, size, 3]."""
+def _landscape(time: str, place: str, frame: int, size: int, length: int) -> np.ndarray:
+    """Draw sky and ground of one frame of a clip of ``length``: float32 [size, size, 3]."""
     x, y = grid(size)
     px, tint = SIZE / size, np.asarray(_TINT[time], np.float32)
     top, low = (np.asarray(c, np.float32) for c in _SKY[time])
-    passed = frame / (FRAMES - 1)
+    passed = frame / (length - 1)
     image = top + np.clip(y / 88, 0, 1)[..., None] * (low - top)
     if time == "day":
         over(image, (1.0, 0.97, 0.70), cover(np.hypot(x - 30 - 68 * passed, y - 20) - 10, px))
@@ -138,20 +138,23 @@ def _landscape(time: str, place: str, frame: int, size: int) -> np.ndarray:
 
 
 @lru_cache(None)
-def background(time: str, place: str, weather: str, size: int = SIZE) -> np.ndarray:
-    """Return the scene without object and particles: float32 [FRAMES, size, size, 3]."""
-    first, last = _LIGHT[time]
-    light = np.linspace(first, last, FRAMES, dtype=np.float32)[:, None, None, None]
-    image = np.stack([_landscape(time, place, f, size) for f in range(FRAMES)])
-    image = np.minimum(image * light, 1.0)
+def backdrop(time: str, place: str, weather: str, frame: int, size: int = SIZE, length: int = FRAMES) -> np.ndarray:
+    """Return one frame of a clip of ``length`` without object and particles: float32 [size, size, 3]."""
+    light = np.linspace(*_LIGHT[time], length, dtype=np.float32)[frame]
+    image = np.minimum(_landscape(time, place, frame, size, length) * light, 1.0)
     y, tint = grid(size)[1], np.asarray(_TINT[time], np.float32)
     if weather == "rain":
         haze = np.array((0.48, 0.52, 0.58)) * (0.35 + 0.65 * tint)
-        over(image, haze, np.full((FRAMES, *y.shape), 0.38, np.float32))
+        over(image, haze, np.full(y.shape, 0.38, np.float32))
     elif weather == "snow":
-        cover = np.broadcast_to(0.55 * np.clip((y - 78) / 20, 0, 1), (FRAMES, *y.shape))
-        over(image, np.array((0.93, 0.95, 1.0)) * (0.3 + 0.7 * tint), cover)
+        white = np.array((0.93, 0.95, 1.0)) * (0.3 + 0.7 * tint)
+        over(image, white, 0.55 * np.clip((y - 78) / 20, 0, 1))
     return image.astype(np.float32)
+
+
+def background(time: str, place: str, weather: str, size: int = SIZE, frames=range(FRAMES), length: int = FRAMES) -> np.ndarray:
+    """Return frames of a clip of ``length`` without object and particles: float32 [n, size, size, 3]."""
+    return np.stack([backdrop(time, place, weather, int(f), size, length) for f in frames])
 
 
 _DROPS = tuple(
@@ -164,29 +167,28 @@ _DROP_COLOUR = {"rain": (0.72, 0.82, 0.94), "snow": (0.98, 0.98, 1.0)}
 
 
 @lru_cache(None)
-def particles(weather: str, size: int = SIZE) -> np.ndarray | None:
-    """Return the coverage of drops or flakes, float32 [FRAMES, size, size]; None if clear."""
+def particles(weather: str, frame: int, size: int = SIZE) -> np.ndarray | None:
+    """Return the coverage of drops or flakes in one frame, float32 [size, size]; None if clear."""
     if weather == "clear":
         return None
     x, y = grid(size)
-    px, out = SIZE / size, np.zeros((FRAMES, size, size), np.float32)
-    for frame in range(FRAMES):
-        for i, (sx, sy) in enumerate(_DROPS):
-            if weather == "rain":
-                cx, cy = (sx - 2.0 * frame) % 136 - 4, (sy + 8.0 * frame) % 144 - 8
-                d, opacity = _capsule(x, y, cx + 1.5, cy - 6, cx - 1.5, cy + 6, 0.9), 0.75
-            else:
-                cx, cy = sx + 3 * np.sin(2 * np.pi * frame / 16 + i), (sy + 2.25 * frame) % 144 - 8
-                d, opacity = np.hypot(x - cx, y - cy) - 2.2, 0.92
-            np.maximum(out[frame], opacity * cover(d, px), out=out[frame])
+    px, out = SIZE / size, np.zeros((size, size), np.float32)
+    for i, (sx, sy) in enumerate(_DROPS):
+        if weather == "rain":
+            cx, cy = (sx - 2.0 * frame) % 136 - 4, (sy + 8.0 * frame) % 144 - 8
+            d, opacity = _capsule(x, y, cx + 1.5, cy - 6, cx - 1.5, cy + 6, 0.9), 0.75
+        else:
+            cx, cy = sx + 3 * np.sin(2 * np.pi * frame / 16 + i), (sy + 2.25 * frame) % 144 - 8
+            d, opacity = np.hypot(x - cx, y - cy) - 2.2, 0.92
+        np.maximum(out, opacity * cover(d, px), out=out)
     return out
 
 
 def add_particles(clip: np.ndarray, weather: str, frames=range(FRAMES)) -> None:
     """Paint rain or snow onto ``clip`` [n, size, size, 3], whose frame numbers are ``frames``."""
-    drops = particles(weather, clip.shape[1])
-    if drops is not None:
-        over(clip, _DROP_COLOUR[weather], drops[list(frames)])
+    if weather != "clear":
+        drops = np.stack([particles(weather, int(f), clip.shape[1]) for f in frames])
+        over(clip, _DROP_COLOUR[weather], drops)
 
 
 # ------------------------------------------------------------------ objects

@@ -95,9 +95,9 @@ def caption(scene: Scene, seed: int = 0) -> str:
     return f"{time}, {head} {place}{weather}"
 
 
-def track(motion: str, jitter: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-    """Return the object's centre per frame, float32 [FRAMES, 2] as (x, y) in world units."""
-    t = np.linspace(0, 1, FRAMES, dtype=np.float32)
+def track(motion: str, jitter: tuple[float, float] = (0.0, 0.0), length: int = FRAMES) -> np.ndarray:
+    """Return the object's centre per frame, float32 [length, 2] as (x, y) in world units."""
+    t = np.linspace(0, 1, length, dtype=np.float32)
     x, y = np.full_like(t, 64), np.full_like(t, 56)
     if motion in ("left", "right"):
         x = 64 + (56 * t - 28) * (1 if motion == "right" else -1)
@@ -109,7 +109,7 @@ def track(motion: str, jitter: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
 
 
 def draw_object(clip: np.ndarray, scene: Scene, centres: np.ndarray, frames=range(FRAMES)) -> None:
-    """Paint the scene's object onto ``clip`` [n, size, size, 3] at ``centres`` [FRAMES, 2].
+    """Paint the scene's object onto ``clip`` [n, size, size, 3] at ``centres`` [length, 2].
 
     ``frames`` are the clip's n frame numbers; numbers matter because wings flap.
     """
@@ -124,11 +124,11 @@ def draw_object(clip: np.ndarray, scene: Scene, centres: np.ndarray, frames=rang
         paint(image[box], u, y - cy, scene.object, PALETTE[scene.colour], px, frame)
 
 
-def render(scene: Scene, seed: int = 0, size: int = SIZE, frames=range(FRAMES)) -> np.ndarray:
-    """Render frames of a clip: float32 [n, size, size, 3] in [0, 1]; ``seed`` moves the object."""
+def render(scene: Scene, seed: int = 0, size: int = SIZE, frames=range(FRAMES), length: int = FRAMES) -> np.ndarray:
+    """Render frames of a clip of ``length``: float32 [n, size, size, 3] in [0, 1]; ``seed`` moves the object."""
     jitter = np.random.default_rng((seed, 11)).uniform(-5, 5, 2)
-    clip = background(scene.time, scene.place, scene.weather, size)[list(frames)]
-    draw_object(clip, scene, track(scene.motion, tuple(jitter)), frames)
+    clip = background(scene.time, scene.place, scene.weather, size, frames, length)
+    draw_object(clip, scene, track(scene.motion, tuple(jitter), length), frames)
     add_particles(clip, scene.weather, frames)
     return clip
 
