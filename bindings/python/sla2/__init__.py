@@ -5,7 +5,8 @@
     model = sla2.Model.load("presets/models/small_world")
     for frame in model.generate("a large red ball moves left over a green field", preset="presets/demo.json"): ...
 
-NumPy is needed, torch is not; `sla2.nn`, `sla2.autograd` and `sla2.study` import torch and are asked for by name.
+NumPy is needed, torch is not; `sla2.nn`, `sla2.autograd`, `sla2.diffusers`, `sla2.calibration` and `sla2.study` import torch and are
+asked for by name.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         info,
         system_info,
     )
+    from sla2.packs import RouterPack
 
 __version__ = "0.1.0"
 
@@ -59,6 +61,7 @@ __all__ = [
     "ModelMismatchError",
     "NumericError",
     "OutOfMemoryError",
+    "RouterPack",
     "StateError",
     "UnsupportedError",
     "VersionError",
@@ -78,6 +81,7 @@ _HOMES = {
     "params": "_sla2",
     **dict.fromkeys(("Attention", "attention", "clear_plans", "route", "token_order"), "_attention"),
     **dict.fromkeys(("Generation", "Model", "checkpoint_params", "info", "system_info"), "generate"),
+    "RouterPack": "packs",
 }
 
 
