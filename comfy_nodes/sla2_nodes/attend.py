@@ -58,10 +58,13 @@ class Attend:
         second = forward.calls_in_block > 1 and block is not None
         if second:
             layer += " VACE"
-        reason = self._reason(call, forward, block, second)
-        if reason is None and self.observe is not None:
-            self.observe(call, forward, block)
-            reason = "observed"
+        if self.observe is None:
+            reason = self._reason(call, forward, block, second)
+        else:  # whoever looks on sees every call that could run, whatever the settings say
+            reason = predicate.dense_by_tensors(call)
+            if reason is None and not second:
+                self.observe(call, forward, block)
+            reason = reason or "observed"
         if reason is None:
             started = time.perf_counter()
             try:
@@ -83,7 +86,7 @@ class Attend:
         reason = predicate.dense_by_tensors(call) or predicate.dense_by_settings(
             self.plan.settings, forward, call.tokens, block, self.window
         )
-        if reason is None and self.sla2 is None and self.observe is None:
+        if reason is None and self.sla2 is None:
             reason = "the sla2 wheel is missing or does not fit"
         if reason is None and self.plan.pack is not None:
             if block is None:
