@@ -145,9 +145,11 @@ class SLA2Attention(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, dense_blocks: str = "") -> bool | str:
+    def validate_inputs(cls, dense_blocks: Any = None, mode: Any = None) -> bool | str:
+        """mode is named because newer cores hand choices with inputs of their own to every validator."""
         try:
             settings.parse_blocks(dense_blocks or "")
+            settings.Settings(mode=core.choice_and_options("mode", mode or "auto")[0])
         except ValueError as error:
             return str(error)
         return True

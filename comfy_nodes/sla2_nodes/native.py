@@ -40,7 +40,7 @@ def generate(
     job = None
     if resume and state.exists():
         try:
-            job = opened.resume(state, checkpoint=state, **events)
+            job = opened.resume(state, **events)  # it keeps writing where it was told to at first
         except sla2.Error:  # a state of another version or model: begin anew
             job = None
     if job is None:
