@@ -88,11 +88,7 @@ class Attend:
         )
         if reason is None and self.sla2 is None:
             reason = "the sla2 wheel is missing or does not fit"
-        if reason is None and self.plan.pack is not None:
-            if block is None:
-                reason = "a router pack is set and this model does not tell its blocks"
-            elif second:
-                reason = "VACE layers have no entry in the router pack"
+        reason = reason or self.plan.dense_by_pack(forward, block, second)
         return reason or self._broken.get(self._kind(call))
 
     @staticmethod

@@ -58,7 +58,7 @@ class Look:
         spot = [min(int(part * size), size - 1) for part, size in zip(self.position, grid)]
         token = start + (spot[0] * grid[1] + spot[1]) * grid[2] + spot[2]
         places = np.arange(tokens) if order is None else np.asarray(order.cpu())  # places[i]: token that stands i-th
-        block_q, block_k = self.plan.arguments.get("block_q", 128), self.plan.block_k
+        block_q, block_k = self.plan.block_q, self.plan.block_k
         row = int(np.flatnonzero(places == token)[0]) // block_q
         kept, query = np.zeros(tokens, np.bool_), np.zeros(tokens, np.bool_)
         kept[places] = flags(index[row, : count[row]], block_k, tokens)
