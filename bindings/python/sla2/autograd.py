@@ -150,7 +150,29 @@ def attention(
 
     mix: the numbers of `mix_mode`, [H, 2], [H] or [H, T_m]. Options: those of sla2.attention().
     """
+    return attention_and_blocks(
+        q, k, v, mode=mode, sparsity=sparsity, router=router, bits=bits, products=products, layout=layout, router_q=router_q,
+        router_k=router_k, mix=mix, mix_mode=mix_mode, proj=proj, proj_bias=proj_bias, gate=gate, **options,
+    )[0]  # fmt: skip
+
+
+def attention_and_blocks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mode: str = "sla2",
+    sparsity: float = 0.9,
+    router: str = "sla2",
+    bits: int = 16,
+    products: str | None = None,
+    layout: str = "BHND",
+    mix_mode: str = "head_affine_lse",
+    **options: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As attention(), with what else the forward pass returns: out, lse [B,H,N], index [B,H,T_m,most] and count [B,H,T_m]."""
+    learned = [options.pop(name, None) for name in _LEARNED]
     options["mix"] = mix_mode
     config = str(_configure(q, k, mode, sparsity, router, bits, products, layout, options))
-    out: Tensor = torch.ops.sla2.attention_forward(q, k, v, router_q, router_k, mix, proj, proj_bias, gate, config)[0]
-    return out
+    out, lse, index, count = torch.ops.sla2.attention_forward(q, k, v, *learned, config)
+    return out, lse, index, count

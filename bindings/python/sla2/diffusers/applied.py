@@ -152,7 +152,7 @@ def transformers_of(pipe: Any) -> tuple[Any, list[nn.Module]]:
     return pipe, several
 
 
-def _fingerprints(layers: list[AttentionLayer]) -> tuple[str, str | None]:
+def fingerprints_of(layers: list[AttentionLayer]) -> tuple[str, str | None]:
     """base_shapes and, where the weight can be read here, base_weights of a model's main blocks."""
     modules: list[Any] = [layer.module for layer in layers if not layer.extra]
     shapes = packs.hash_shapes([(_features(m.to_q)[::-1], _features(m.to_k)[::-1]) for m in modules])
@@ -172,7 +172,7 @@ def _resolve(transformer: nn.Module, known_total: bool, pack: RouterPack | None,
             " give the pipeline instead, or steps="
         )
     if pack is not None:
-        shapes, weights = _fingerprints(layers)
+        shapes, weights = fingerprints_of(layers)
         for text in pack.check(
             layers=sizes["layers"], heads=sizes["heads"], head_dim=sizes["head_dim"], base_shapes=shapes, base_weights=weights
         ):
