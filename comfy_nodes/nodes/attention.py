@@ -170,5 +170,5 @@ class SLA2Attention(io.ComfyNode):
         if pack is None and router_pack != packs.NONE:
             pack = sla2.RouterPack.load(folder_paths.get_full_path_or_raise(core.FOLDER, router_pack))
         if pack is not None:
-            packs.check(pack, model.get_model_object("diffusion_model"))
+            packs.check(sla2, pack, model.get_model_object("diffusion_model"))
         return io.NodeOutput(patching.apply(model, attend.Attend(sla2, Plan(chosen, pack)), node_id))

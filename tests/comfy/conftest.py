@@ -19,7 +19,7 @@ COMFYUI = os.environ.get("SLA2_COMFYUI_DIR", "")
 
 sys.path[:0] = [str(BUILD / "bindings"), str(ROOT / "comfy_nodes"), str(ROOT)]
 
-collect_ignore = [] if COMFYUI else ["test_core.py", "test_variants.py"]  # these import ComfyUI at their head
+collect_ignore = [] if COMFYUI else ["test_variants.py"]  # it imports ComfyUI at its head
 
 
 def pytest_report_header() -> str:

@@ -66,8 +66,8 @@ def test_every_node_loads(server: Server) -> None:
     assert set(info) >= NODES
     assert "IMPORT FAILED" not in server.log and "Cannot import" not in server.log
     for name in NODES:
-        for group in info[name]["input"].values():
-            for key, words in group.items():
+        for group in ("required", "optional"):
+            for key, words in info[name]["input"].get(group, {}).items():
                 tip = words[1].get("tooltip") if len(words) > 1 else None
                 assert tip, f"{name}.{key} has no tooltip"
 
@@ -147,6 +147,36 @@ def test_mask_view(server: Server, tmp_path: Path) -> None:
         server.run(graph)
 
 
+def test_calibrate_writes_a_pack_that_attention_uses(server: Server, base: Path, tmp_path: Path) -> None:
+    """The pack is used straight from the wire and from its file, with the same result, which is not that of the defaults."""
+    latents = {}
+    graph = sparse(video(str(tmp_path / "wire.npy"), seed=9), router_pack="none")
+    graph["40"] = node(
+        "SLA2Calibrate", model=["1", 0], positive=["3", 0], positive_2=["4", 0], negative=["4", 0], latent=["2", 0], name="tiny",
+        keep_percent="25", steps=3, cfg=3.0, seed=0, router="none", token_order="raster", max_error=0.0,
+    )  # fmt: skip
+    graph["20"]["inputs"]["calibrated"] = ["40", 0]
+    outputs = server.run(graph)
+    assert "calls sparse" in total(outputs) and "wrote tiny.sla2.safetensors" in outputs["40"]["text"][0]
+    latents["wire"] = np.load(tmp_path / "wire.npy")
+    for name in ("tiny.sla2.safetensors", "none"):
+        graph = sparse(video(str(tmp_path / "file.npy"), seed=9), router_pack=name)
+        server.run(graph)
+        latents[name] = np.load(tmp_path / "file.npy")
+    assert np.array_equal(latents["wire"], latents["tiny.sla2.safetensors"])
+    assert not np.array_equal(latents["wire"], latents["none"])
+    import sla2
+
+    pack = sla2.RouterPack.load(base / "models/sla2/tiny.sla2.safetensors")
+    assert pack.errors["sparsity"] and pack.base_shapes and pack.base_weights and pack.grid == (3, 8, 16)
+    with pytest.raises(PromptError, match="without folders"):
+        graph["40"] = node(
+            "SLA2Calibrate", model=["1", 0], positive=["3", 0], negative=["4", 0], latent=["2", 0], name="../outside", keep_percent="25",
+            steps=1, cfg=1.0, seed=0, router="none", token_order="raster", max_error=0.0,
+        )  # fmt: skip
+        server.run(graph)
+
+
 def native(**words: Any) -> dict[str, Any]:
     values: dict[str, Any] = dict(
         model="sla2/small_world", vae="none", text_encoder="none", prompt="a large red ball moves left over a green field",
@@ -223,7 +253,7 @@ def test_a_wheel_that_does_not_fit(base: Path, tmp_path: Path, wheel: str) -> No
         assert np.array_equal(*map(np.load, paths)) and "SLA2 is not on this model" in total(outputs)
         assert server.log.count("attention stays dense; install the wheel") == 1
         with pytest.raises(PromptError, match="install the wheel"):
-            server.run(native(model=server.get("/object_info/SLA2WanGenerate")["SLA2WanGenerate"]["input"]["required"]["model"][0][0]))
+            server.run(native(model="t2v.safetensors", sampler="unipc"))
     finally:
         server.stop()
 
