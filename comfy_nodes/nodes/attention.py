@@ -70,7 +70,8 @@ class SLA2Attention(io.ComfyNode):
                     },
                     "auto",
                     "What is done with the blocks not kept. auto: as the router pack says, else sla2. sla2: linear attention, mixed in by "
-                    "a learned or default amount. pooled: one mean key per block. sparse_only: dropped. sla1: needs a pack. " + _ONLY_CUSTOM,
+                    "a learned or default amount. pooled: one mean key per block. sparse_only: dropped. sla1: needs a pack. "
+                    + _ONLY_CUSTOM,
                 ),
                 io.Combo.Input(
                     "router_pack",
@@ -103,7 +104,9 @@ class SLA2Attention(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "dense_last_steps",
-                    tooltip=table.help_of("dense_steps_last", "Last steps that keep full attention.", "Counted per sampler. " + _ONLY_CUSTOM),
+                    tooltip=table.help_of(
+                        "dense_steps_last", "Last steps that keep full attention.", "Counted per sampler. " + _ONLY_CUSTOM
+                    ),
                     **steps,
                 ),
                 io.String.Input(
@@ -138,7 +141,9 @@ class SLA2Attention(io.ComfyNode):
                     **core.ADVANCED,
                 ),
                 io.Boolean.Input("verbose", default=False, tooltip="Log every reason for staying dense, once.", **core.ADVANCED),
-                core.PackType.Input("calibrated", optional=True, tooltip="A router pack straight from SLA2 Calibrate; goes before router_pack."),
+                core.PackType.Input(
+                    "calibrated", optional=True, tooltip="A router pack straight from SLA2 Calibrate; goes before router_pack."
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model with SLA2 attention.")],
             hidden=[io.Hidden.unique_id],

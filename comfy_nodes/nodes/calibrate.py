@@ -36,9 +36,7 @@ class SLA2Calibrate(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="The negative prompt; not used at cfg 1."),
                 io.Latent.Input("latent", tooltip="An empty latent of the size you generate at: a pack is best at its own size."),
                 io.String.Input("name", default="my-model", tooltip="File name of the pack in models/sla2."),
-                io.String.Input(
-                    "keep_percent", default="28", tooltip="Percent of key blocks kept, one or several: '28' or '50, 28, 15'."
-                ),
+                io.String.Input("keep_percent", default="28", tooltip="Percent of key blocks kept, one or several: '28' or '50, 28, 15'."),
                 io.Int.Input("steps", default=6, min=1, max=100, tooltip="Steps of each run; all of them are looked at."),
                 io.Float.Input("cfg", default=5.0, min=0.0, max=30.0, step=0.1, tooltip="Guidance, as in your workflow."),
                 io.Int.Input("seed", default=0, min=0, max=2**53 - 1, control_after_generate=True, tooltip="Of the noise."),

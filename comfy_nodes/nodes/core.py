@@ -41,7 +41,9 @@ def combo_of_options(name: str, options: dict[str, list[Any]], default: str, too
     default and bring none, so that a saved workflow's widget values lie at the same places on both."""
     assert next(iter(options)) == default and not options[default]
     if hasattr(io, "DynamicCombo"):
-        return io.DynamicCombo.Input(name, options=[io.DynamicCombo.Option(key, inputs) for key, inputs in options.items()], tooltip=tooltip)
+        return io.DynamicCombo.Input(
+            name, options=[io.DynamicCombo.Option(key, inputs) for key, inputs in options.items()], tooltip=tooltip
+        )
     return io.Combo.Input(name, options=list(options), default=default, tooltip=tooltip)
 
 

@@ -82,13 +82,13 @@ class SLA2WanGenerate(io.ComfyNode):
                 io.Float.Input("cfg_scale", default=5.0, min=0.0, max=30.0, step=0.1, tooltip=table.help_of("cfg_scale", "")),
                 io.Float.Input("shift", default=5.0, min=0.01, max=100.0, step=0.01, tooltip=table.help_of("shift", "")),
                 choice("sampler", ["unipc", "euler"]),
-                io.Int.Input(
-                    "seed", default=0, min=0, max=2**53 - 1, control_after_generate=True, tooltip=table.help_of("seed", "")
-                ),
+                io.Int.Input("seed", default=0, min=0, max=2**53 - 1, control_after_generate=True, tooltip=table.help_of("seed", "")),
                 choice("attention", ["full", "sla2"]),
                 io.Float.Input("sparsity", default=0.72, min=0.0, max=1.0, step=0.01, tooltip=table.help_of("sparsity", "")),
                 choice("bits", ["16", "8"]),
-                io.Boolean.Input("resume", default=True, tooltip="Go on from the state that an interrupted run with the same settings left."),
+                io.Boolean.Input(
+                    "resume", default=True, tooltip="Go on from the state that an interrupted run with the same settings left."
+                ),
                 io.String.Input("tokenizer", default="", tooltip=table.help_of("tokenizer", "Path of spiece.model."), **core.ADVANCED),
                 io.String.Input(
                     "attention_schedule",
@@ -110,7 +110,9 @@ class SLA2WanGenerate(io.ComfyNode):
     def execute(cls, model: str, vae: str, text_encoder: str, resume: bool, tokenizer: str = "", **values: Any) -> io.NodeOutput:
         sla2 = wheel.need()
         if model == _NONE:
-            raise ValueError("no Wan model found: put a file into models/diffusion_models, or a folder into models/diffusers or models/sla2")
+            raise ValueError(
+                "no Wan model found: put a file into models/diffusion_models, or a folder into models/diffusers or models/sla2"
+            )
         files = {name: folder_paths.get_full_path_or_raise(kind, chosen)
                  for name, kind, chosen in (("vae", "vae", vae), ("text_encoder", "text_encoders", text_encoder)) if chosen != _NONE}  # fmt: skip
         files |= {"tokenizer": tokenizer} if tokenizer else {}

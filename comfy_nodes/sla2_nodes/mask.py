@@ -64,6 +64,4 @@ class Look:
         kept[places] = flags(index[row, : count[row]], block_k, tokens)
         query[places] = flags([row], block_q, tokens)
         window = slice(start, start + video)
-        return Seen(
-            kept[window], query[window], grid, layer, self.head, (row, len(count)), (int(count[row]), -(-tokens // block_k))
-        )
+        return Seen(kept[window], query[window], grid, layer, self.head, (row, len(count)), (int(count[row]), -(-tokens // block_k)))

@@ -15,7 +15,9 @@ from sla2_nodes.settings import Settings
 HEADS, HEAD_DIM = 2, 64
 
 
-def backend(q: Any, k: Any, v: Any, heads: int, mask: Any = None, skip_reshape: bool = False, skip_output_reshape: bool = False, **_: Any) -> Any:
+def backend(
+    q: Any, k: Any, v: Any, heads: int, mask: Any = None, skip_reshape: bool = False, skip_output_reshape: bool = False, **_: Any
+) -> Any:
     """Core's dense attention: [B, N, H*D], or [B, H, N, D] with skip_reshape."""
     if not skip_reshape:
         q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
@@ -67,7 +69,16 @@ class Wan(torch.nn.Module):
         self.ref_conv = True if reference else None
         self.num_heads, self.dim = HEADS, HEADS * HEAD_DIM
 
-    def inner(self, x: Any, timestep: Any, context: Any, clip_fea: Any = None, time_dim_concat: Any = None, transformer_options: Any = None, **kwargs: Any) -> Any:
+    def inner(
+        self,
+        x: Any,
+        timestep: Any,
+        context: Any,
+        clip_fea: Any = None,
+        time_dim_concat: Any = None,
+        transformer_options: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         options = transformer_options
         tokens = x.flatten(2).transpose(1, 2)
         extra = torch.ones(x.shape[0], max(self.reference, self.suffix), tokens.shape[2])
@@ -80,7 +91,16 @@ class Wan(torch.nn.Module):
                 tokens = tokens + self.vace_block(tokens, context, options)
         return tokens
 
-    def forward(self, x: Any, timestep: Any, context: Any, clip_fea: Any, options: dict[str, Any], wrappers: Any = (wrapper.around_model,), **kwargs: Any) -> Any:
+    def forward(
+        self,
+        x: Any,
+        timestep: Any,
+        context: Any,
+        clip_fea: Any,
+        options: dict[str, Any],
+        wrappers: Any = (wrapper.around_model,),
+        **kwargs: Any,
+    ) -> Any:
         return Executor(self.inner, self, list(wrappers))(x, timestep, context, clip_fea, None, options, **kwargs)
 
 
@@ -96,7 +116,9 @@ class World:
         self.options: dict[str, Any] = {} if previous is None else {chain.HOOK: previous}
         chain.install(self.options, self.active)
 
-    def run(self, grid: tuple[int, int, int] = (5, 8, 10), text: int = 7, batch: int = 1, image: int = 0, seed: int = 0, **kwargs: Any) -> Any:
+    def run(
+        self, grid: tuple[int, int, int] = (5, 8, 10), text: int = 7, batch: int = 1, image: int = 0, seed: int = 0, **kwargs: Any
+    ) -> Any:
         source = torch.Generator().manual_seed(seed)
         dim = HEADS * HEAD_DIM
         x = torch.randn(batch, dim, *grid, generator=source)

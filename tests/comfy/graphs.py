@@ -15,7 +15,9 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}
 
 
-def video(path: str, *, checkpoint: str = "t2v.safetensors", image: bool = False, seed: int = 1, frames: int = 9, cfg: float = 3.0, steps: int = 3) -> dict[str, Any]:
+def video(
+    path: str, *, checkpoint: str = "t2v.safetensors", image: bool = False, seed: int = 1, frames: int = 9, cfg: float = 3.0, steps: int = 3
+) -> dict[str, Any]:
     """Text or image to video, latent only, saved to a file. The sampler's model is node 1."""
     return {
         "1": node("UNETLoader", unet_name=checkpoint, weight_dtype="default"),

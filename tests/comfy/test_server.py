@@ -30,7 +30,12 @@ for kind in ("t2v", "i2v"):
 def base(tmp_path_factory: Any) -> Path:
     base = make_base(tmp_path_factory.mktemp("comfyui"))
     shutil.copytree(ROOT / "presets/models/small_world", base / "models/sla2/small_world")
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); {MAKE}", str(base / "models/diffusion_models")]
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); {MAKE}",
+        str(base / "models/diffusion_models"),
+    ]
     subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parent)
     return base
 
@@ -183,7 +188,11 @@ def native(**words: Any) -> dict[str, Any]:
         negative_prompt="", width=128, height=128, frames=17, steps=6, cfg_scale=2.0, shift=5.0, sampler="euler", seed=1, attention="full",
         sparsity=0.72, bits="16", resume=True, tokenizer="", attention_schedule="", threads=1, memory_limit=0,
     )  # fmt: skip
-    return {"1": node("SLA2WanGenerate", **values | words), "2": node("PreviewImage", images=["1", 0]), "3": node("PreviewAny", source=["1", 1])}
+    return {
+        "1": node("SLA2WanGenerate", **values | words),
+        "2": node("PreviewImage", images=["1", 0]),
+        "3": node("PreviewAny", source=["1", 1]),
+    }
 
 
 def test_native_generation_and_interruption(server: Server, base: Path) -> None:
@@ -210,7 +219,11 @@ def test_native_generation_resumes(server: Server, base: Path) -> None:
     import sla2
     from sla2_nodes import native as runner
 
-    values = {name: value for name, value in native(seed=2)["1"]["inputs"].items() if name not in ("model", "vae", "text_encoder", "resume", "tokenizer")}
+    values = {
+        name: value
+        for name, value in native(seed=2)["1"]["inputs"].items()
+        if name not in ("model", "vae", "text_encoder", "resume", "tokenizer")
+    }
     values["bits"] = 16
     model = base / "models/sla2/small_world"
     state = runner.state_file(base / "user" / "sla2", "sla2/small_world", values)

@@ -7,17 +7,19 @@ import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
-import comfy_process
+import comfy_process  # first: it tells ComfyUI that there is no GPU
+
+# isort: split
+import comfy.context_windows
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sample
 import pytest
 import sla2
 import tiny_wan
 import torch
 from reference import sla2 as reference
 
-import comfy.context_windows
-import comfy.model_management
-import comfy.model_patcher
-import comfy.sample
 from comfy_nodes.nodes import patching
 from comfy_nodes.sla2_nodes import chain
 
@@ -59,7 +61,16 @@ def condition(seed: int, batch: int = 1, text: int = 512, **words: Any) -> Any:
     return [[torch.randn(batch, text, 4096, generator=torch.Generator().manual_seed(seed)), words]]
 
 
-def sample(model: Any, *, shape: tuple[int, ...] = (1, 16, 3, 16, 16), cfg: float = 3.0, steps: int = STEPS, positive: Any = None, negative: Any = None, **words: Any) -> Any:
+def sample(
+    model: Any,
+    *,
+    shape: tuple[int, ...] = (1, 16, 3, 16, 16),
+    cfg: float = 3.0,
+    steps: int = STEPS,
+    positive: Any = None,
+    negative: Any = None,
+    **words: Any,
+) -> Any:
     latent = torch.zeros(shape)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     positive, negative = positive or condition(1), negative or condition(2)
@@ -86,7 +97,9 @@ def close(ours: Any, expected: Any) -> None:
 def test_split_cond_and_uncond_give_what_one_batch_gives(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     together = sparse(models())
     first = sample(together)
-    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda _=None, torch_free_too=False: (1 << 30, 0) if torch_free_too else 0)
+    monkeypatch.setattr(
+        comfy.model_management, "get_free_memory", lambda _=None, torch_free_too=False: (1 << 30, 0) if torch_free_too else 0
+    )
     split = sparse(models())
     second = sample(split)
     assert total(split)["forwards"] == 2 * total(together)["forwards"] == 2 * STEPS
@@ -188,7 +201,9 @@ def test_a_pack_gives_each_layer_its_own_numbers(models: Any) -> None:
     one, other, default = packed(models(), numbers(-9, 9)), packed(models(), numbers(9, -9)), sparse(models())
     results = [sample(model) for model in (one, other, default)]
     assert total(one)["sparse"] > 0 and not torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
-    close(sample(packed(models(), numbers(0.5, 0.5), mode="auto", keep_percent=25.0, bits="16")), sample(packed(models(), numbers(0.5, 0.5))))
+    close(
+        sample(packed(models(), numbers(0.5, 0.5), mode="auto", keep_percent=25.0, bits="16")), sample(packed(models(), numbers(0.5, 0.5)))
+    )
 
 
 def test_a_pack_keeps_layers_dense_by_its_schedule(models: Any) -> None:
@@ -203,7 +218,12 @@ def test_context_windows_change_the_number_of_tokens(models: Any) -> None:
         fuse_method=comfy.context_windows.get_matching_fuse_method("pyramid"),
         context_length=4, context_overlap=1, context_stride=1, closed_loop=False, dim=2,
     )  # fmt: skip
-    windowed = {"plain": models().clone(), "ours": sparse(models(), token_order="tiles"), "truth": truth(models()), "raster": sparse(models())}
+    windowed = {
+        "plain": models().clone(),
+        "ours": sparse(models(), token_order="tiles"),
+        "truth": truth(models()),
+        "raster": sparse(models()),
+    }
     results = {}
     for name, model in windowed.items():
         model.model_options["context_handler"] = handler

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, os.environ["SLA2_TESTS"])
-from reference import sla2 as reference  # noqa: E402
+from reference import sla2 as reference
 
 
 class Conditioning:
