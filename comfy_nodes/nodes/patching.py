@@ -6,12 +6,15 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ..sla2_nodes import attend, chain, wrapper
 from . import core
 
 LOG = logging.getLogger("sla2")
+# A compiled model must not freeze the facts of one pass; what is inside it stays compiled.
+AROUND = torch.compiler.disable(wrapper.around_model, recursive=False)
 
 
 def apply(model: Any, active: attend.Attend, node_id: Any = None) -> Any:
@@ -21,7 +24,7 @@ def apply(model: Any, active: attend.Attend, node_id: Any = None) -> Any:
     chain.install(options, active)
     active.node_id = node_id
     if not clone.get_wrappers(WrappersMP.DIFFUSION_MODEL, wrapper.NAME):
-        clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, wrapper.NAME, wrapper.around_model)
+        clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, wrapper.NAME, AROUND)
         clone.add_callback_with_key(CallbacksMP.ON_PRE_RUN, wrapper.NAME, _begin)
         clone.add_callback_with_key(CallbacksMP.ON_CLEANUP, wrapper.NAME, _end)
     return clone

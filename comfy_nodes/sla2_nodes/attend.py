@@ -31,6 +31,7 @@ class Attend:
         self.run_of: Any = None
         self.node_id: Any = None  # where the line at the end of a run is shown
         self._broken: dict[tuple[Any, ...], str] = {}
+        self._said: set[str] = set()
 
     def __deepcopy__(self, _: Any) -> Attend:
         return self  # MODEL options are copied with every clone; the report must stay one
@@ -61,7 +62,7 @@ class Attend:
         if self.observe is None:
             reason = self._reason(call, forward, block, second)
         else:  # whoever looks on sees every call that could run, whatever the settings say
-            reason = predicate.dense_by_tensors(call)
+            reason = predicate.dense_by_tensors(call) or predicate.dense_by_place(call, forward)
             if reason is None and not second:
                 self.observe(call, forward, block)
             reason = reason or "observed"
@@ -75,7 +76,8 @@ class Attend:
             else:
                 self.report.count_sparse(layer, facts, time.perf_counter() - started)
                 return call.result(out)
-        if self.report.note(f"stays dense: {reason}") and (self.plan.settings.verbose or self._kind(call) in self._broken):
+        if reason not in self._said and (self.plan.settings.verbose or self._kind(call) in self._broken):
+            self._said.add(reason)
             LOG.warning("%s: layer %s, %d tokens stay dense: %s", self.name, layer, call.tokens, reason)
         started = time.perf_counter()
         out = self._down(forward, dense)
@@ -83,9 +85,8 @@ class Attend:
         return out
 
     def _reason(self, call: Call, forward: Forward, block: int | None, second: bool) -> str | None:
-        reason = predicate.dense_by_tensors(call) or predicate.dense_by_settings(
-            self.plan.settings, forward, call.tokens, block, self.window
-        )
+        reason = predicate.dense_by_tensors(call) or predicate.dense_by_place(call, forward)
+        reason = reason or predicate.dense_by_settings(self.plan.settings, forward, call.tokens, block, self.window)
         if reason is None and self.sla2 is None:
             reason = "the sla2 wheel is missing or does not fit"
         reason = reason or self.plan.dense_by_pack(forward, block, second)

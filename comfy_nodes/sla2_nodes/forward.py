@@ -13,6 +13,7 @@ class Forward:
     """Made by the wrapper around the diffusion model, read by the attention hook, gone afterwards."""
 
     __slots__ = (
+        "begun",
         "block",
         "calls_in_block",
         "grid",
@@ -26,9 +27,12 @@ class Forward:
         "text_tokens",
         "told_block",
         "total_blocks",
+        "wan",
     )
 
     def __init__(self) -> None:
+        self.begun = False  # made from the arguments of a diffusion model
+        self.wan = False  # of the Wan family, which has reference tokens before and all others after the video
         self.grid: tuple[int, int, int] | None = None
         self.prefix = False  # tokens beyond the grid come before the video, not after it
         self.text_tokens: frozenset[int] = frozenset()
@@ -65,6 +69,7 @@ class Forward:
 def begin(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> Forward:
     """Read the arguments of a diffusion model: (x [B,C,T,H,W], timestep, context [B,L,C], clip_fea, time_dim_concat, …)."""
     forward = Forward()
+    forward.begun, forward.wan = True, any("Wan" in kind.__name__ for kind in type(model).__mro__)
     x = _argument(args, kwargs, 0, "x")
     patch = getattr(model, "patch_size", None)
     if _rank(x) == 5 and patch is not None and len(patch) == 3:

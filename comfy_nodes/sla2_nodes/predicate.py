@@ -41,6 +41,17 @@ def dense_by_tensors(call: Call) -> str | None:
     return None
 
 
+def dense_by_place(call: Call, forward: Forward) -> str | None:
+    """Why tokens stay dense whose place in the video nobody tells."""
+    if not forward.begun:  # the hook was called outside of a diffusion model
+        return None
+    if forward.video_tokens is None:
+        return "the video grid of this model is not known"
+    if call.tokens > forward.video_tokens and not forward.wan:
+        return "tokens beside the video, and this is no Wan model that would tell where they are"
+    return None
+
+
 def dense_by_settings(settings: Settings, forward: Forward, tokens: int, block: int | None, window: tuple[float, float]) -> str | None:
     """Why the user's settings keep this call dense. window: greatest and least sigma of the sparse part."""
     if settings.keep_percent >= 100:

@@ -111,7 +111,8 @@ class Report:
             reasons = "; ".join(f"{count} calls: {reason}" for reason, count in total["reasons"].items())
             return f"SLA2 did nothing, every call stayed dense: {reasons}"
         if total["other_calls"]:
-            return f"SLA2 did nothing: none of {total['other_calls']} attention calls was self-attention of a video"
+            beside = "".join(f"; {note}" for note in self.notes)
+            return f"SLA2 did nothing: none of {total['other_calls']} attention calls was self-attention of a video{beside}"
         return "SLA2 did nothing: no attention call reached it; " + ("; ".join(self.notes) or "was a sampler connected to this MODEL?")
 
     def __str__(self) -> str:

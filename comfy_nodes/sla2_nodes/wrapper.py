@@ -23,16 +23,21 @@ def around_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     model = getattr(executor, "class_obj", None)
     current = forward.begin(model, args, kwargs, options)
     active.report.count_forward()
+    if getattr(options.get(chain.HOOK), "__module__", "").endswith("nodes_sparse_attention"):
+        _say(active, "core's Model Sparse Attention is on the same model and comes first; use one of the two")
     with _in_place(options, active, current), _block_numbers(model, active, current):
         out = executor(*args, **kwargs)
     if current.seen:
         active.core_tells_blocks = current.told_block
     elif not active.displaced:
         active.displaced = True
-        text = "another node took the attention hook; SLA2 goes first from the next step on and hands it what stays dense"
-        active.report.note(text)
-        LOG.warning("%s: %s", active.name, text)
+        _say(active, "another node took the attention hook; SLA2 goes first from the next step on and hands it what stays dense")
     return out
+
+
+def _say(active: attend.Attend, text: str) -> None:
+    if active.report.note(text):
+        LOG.warning("%s: %s", active.name, text)
 
 
 @contextmanager

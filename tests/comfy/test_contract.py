@@ -365,3 +365,38 @@ def test_samplers_of_one_prompt_share_a_report_and_prompts_do_not():
         world.active.begin_run(run, (2.0, 0.0))
         world.run()
         assert world.total["sparse"] == expected
+
+
+def test_beside_cores_own_sparse_node_says_so():
+    world = World()
+    ours = world.options[chain.HOOK]
+
+    def core_sparse(func: Any, *args: Any, **kwargs: Any) -> Any:
+        return func(*args, **kwargs) if args[0].shape == args[1].shape else ours(func, *args, **kwargs)
+
+    core_sparse.__module__ = "comfy_extras.nodes_sparse_attention"
+    world.options[chain.HOOK] = core_sparse
+    world.run()
+    assert "use one of the two" in world.active.report.summary()
+
+
+@pytest.mark.parametrize("kind", ["picture", "joint"])
+def test_other_models_stay_dense(kind, monkeypatch):
+    """Pictures, and models that are not Wan's with text tokens beside the video: nobody tells which are which."""
+    from sla2_nodes import forward
+
+    world, begin = World(Wan(suffix=30)), forward.begin
+
+    def stranger(*args: Any) -> Any:
+        found = begin(*args)
+        found.wan = False
+        return found
+
+    monkeypatch.setattr(forward, "begin", stranger)
+    if kind == "joint":
+        world.run()
+    else:
+        x, context = torch.randn(1, HEADS * HEAD_DIM, 20, 20), torch.randn(1, 7, HEADS * HEAD_DIM)
+        world.model(x, None, context, None, world.options)
+    (reason,) = world.total["reasons"]
+    assert reason.startswith({"picture": "the video grid", "joint": "tokens beside the video"}[kind]) and world.total["sparse"] == 0

@@ -115,6 +115,35 @@ def test_the_report_as_json_and_image(server: Server, tmp_path: Path) -> None:
     assert outputs["23"]["images"]
 
 
+def test_two_samplers_of_one_prompt_share_the_report_and_the_node_shows_it(server: Server, tmp_path: Path) -> None:
+    import asyncio
+
+    import aiohttp
+
+    graph = sparse(video(str(tmp_path / "a.npy"), seed=21))
+    graph["50"] = node("KSampler", **graph["5"]["inputs"] | {"latent_image": ["5", 0], "denoise": 0.5})
+    graph["21"]["inputs"]["after"] = ["50", 0]
+
+    async def run() -> tuple[dict[str, Any], list[bytes]]:
+        said: list[bytes] = []
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.url}/ws?clientId=test") as socket:
+            waiting = asyncio.get_running_loop().run_in_executor(None, server.run, graph)
+            while not waiting.done():
+                try:
+                    message = await socket.receive(timeout=0.5)
+                except TimeoutError:
+                    continue
+                if message.type == aiohttp.WSMsgType.BINARY:
+                    said.append(message.data)
+            return waiting.result(), said
+
+    outputs, said = asyncio.run(run())
+    facts = [text for text in said if b"calls sparse" in text]
+    assert facts and b"20" in facts[-1][:16], "a line in the node SLA2 Attention, number 20"
+    passes = int(total(outputs).split(" passes")[0].split("\n")[-1])
+    assert passes in (6, 12), "three steps of each of the two samplers"
+
+
 def test_top_p_where_the_core_has_inputs_of_an_option(server: Server, run: Any) -> None:
     if "selection" not in json.dumps(server.get("/object_info/SLA2Attention")):
         pytest.skip("this core has no DynamicCombo")

@@ -357,11 +357,15 @@ def test_bf16(models: Any) -> None:
     assert torch.isfinite(sample(ours)).all() and total(ours)["dense"] == 0
 
 
-def test_compiled_blocks(models: Any) -> None:
-    """Blocks under torch.compile (eager backend: the graph breaks are what is tested) give the same as plain ones."""
+@pytest.mark.parametrize("whole", [False, True])
+def test_compiled(models: Any, whole: bool) -> None:
+    """Blocks or the model under torch.compile (eager backend: the graph breaks are what is tested) give the same as plain ones."""
     plain = sample(sparse(models()), cfg=1.0)
     model = sparse(models())
-    for number, block in enumerate(models().model.diffusion_model.blocks):
-        model.add_object_patch(f"diffusion_model.blocks.{number}", torch.compile(block, backend="eager"))
+    if whole:
+        model.add_object_patch("diffusion_model", torch.compile(models().model.diffusion_model, backend="eager"))
+    else:
+        for number, block in enumerate(models().model.diffusion_model.blocks):
+            model.add_object_patch(f"diffusion_model.blocks.{number}", torch.compile(block, backend="eager"))
     close(sample(model, cfg=1.0), plain)
     assert total(model)["dense"] == 0
