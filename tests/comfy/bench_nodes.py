@@ -54,9 +54,9 @@ class Block:
             chain.install(options, active)
             options["wrappers"] = {"diffusion_model": {"sla2": [wrapper.around_model]}}
         with torch.inference_mode():
-            started = time.perf_counter()
+            started = attend.clock()
             self.model(self.x, torch.tensor([500.0]), self.context, transformer_options=options)
-            seconds = time.perf_counter() - started
+            seconds = attend.clock() - started
         return seconds, {} if active is None else active.report.to_dict()["total"]
 
 
@@ -87,16 +87,16 @@ def overhead(runs: int) -> None:
 
 def speed(runs: int, frames: int, keep: list[float]) -> None:
     block = Block(frames, 832, 480)
-    arms: dict[str, tuple[Settings, Any]] = {
-        f"core ({core_attention.optimized_attention.__name__})": (Settings(keep_percent=100.0, min_tokens=0), None),
-        "torch (scaled_dot_product_attention)": (Settings(keep_percent=100.0, min_tokens=0), torch_attention),
-    }
+    full = Settings(keep_percent=100.0, min_tokens=0)
+    arms: dict[str, tuple[Settings, Any]] = {}
     for percent in keep:
         for bits in (16, 8):
             arms[f"SLA2, {percent:g} % kept, {bits} bits"] = (
                 Settings(keep_percent=percent, bits=bits, min_tokens=0, start_percent=0.0),
                 None,
             )
+    peers = {f"core ({core_attention.optimized_attention.__name__})": None, "torch (scaled_dot_product_attention)": torch_attention}
+    arms |= {name: (full, previous) for name, previous in peers.items()}
     print(f"{block.tokens} tokens, 12 heads of 128, fp32, {torch.get_num_threads()} thread(s), {runs} runs")
     attention: dict[str, list[float]] = {name: [] for name in arms}
     passes: dict[str, list[float]] = {name: [] for name in arms}
@@ -109,7 +109,7 @@ def speed(runs: int, frames: int, keep: list[float]) -> None:
                 f"  run {number}: {name}: attention {attention[name][-1]:.2f} s, block {seconds:.2f} s, skipped {total['sparsity']:.4f}",
                 flush=True,
             )
-    first, second = list(arms)[:2]
+    first, second = peers
     print(f"{'':<38} {'attention s':>11} {'of core':>8} {'of torch':>8} {'block s':>8}")
     for name in arms:
         ratios = [statistics.median(a / b for a, b in zip(attention[base], attention[name])) for base in (first, second)]
@@ -125,7 +125,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--keep", type=float, nargs="+", default=[3.0])
     parser.add_argument("--only", choices=["overhead", "speed"])
+    parser.add_argument("--cpu-time", action="store_true", help="count processor seconds: fair beside other programs, with one thread only")
     args = parser.parse_args()
+    if args.cpu_time:
+        attend.clock = time.process_time
     torch.set_num_threads(args.threads)
     assert comfy_process.nodes()
     if args.only != "speed":
