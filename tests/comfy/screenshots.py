@@ -92,7 +92,7 @@ def main() -> None:
                     checked(path.stem, facts, workflow)
                     page.keyboard.press("Escape")
                     bottom = min(height, page.evaluate(SHOW, [facts["box"], width, height]))
-                    page.screenshot(path=PICTURES / f"{path.stem}.png", clip={"x": 54, "y": 84, "width": width - 54, "height": bottom - 84})
+                    page.screenshot(path=PICTURES / f"{path.stem}.png", clip={"x": 54, "y": 92, "width": width - 54, "height": bottom - 92})
                     print(f"{path.stem}: {len(facts['prompt'])} nodes, none missing")
                 browser.close()
         finally:
