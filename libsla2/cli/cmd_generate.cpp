@@ -5,6 +5,7 @@
 #include "output_flags.h"
 #include "prepare.h"
 #include "session.h"
+#include "source_flags.h"
 
 namespace sla2::cli {
 
@@ -34,10 +35,7 @@ JobRequest prepare(const GenerateOptions& options) {
 void add_generate(CLI::App& app, Action& action) {
   const auto options = std::make_shared<GenerateOptions>();
   CLI::App* command = app.add_subcommand("generate", "Make a video from a prompt");
-  command->add_option("--preset", options->source.preset, "Settings by name (`sla2 presets list`) or a preset file")
-      ->group("Settings");
-  command->add_option("--from", options->source.from, "Repeat a run: a clip or a report made by sla2; flags given here win")
-      ->group("Settings");
+  add_source_flags(command, options->source);
   options->output.add_to(command);
   options->params.add_to(command);
   options->verbosity.add_to(command);

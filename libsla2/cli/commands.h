@@ -13,6 +13,7 @@ using Action = std::function<ExitCode()>;
 
 void add_generate(CLI::App& app, Action& action);
 void add_resume(CLI::App& app, Action& action);
+void add_compare(CLI::App& app, Action& action);
 void add_info(CLI::App& app, Action& action);
 void add_bench(CLI::App& app, Action& action);
 void add_presets(CLI::App& app, Action& action);

@@ -23,8 +23,8 @@ ExitCode run(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(std::string(kExample) + "\nExit codes:\n" + sla2::cli::exit_code_help());
   sla2::cli::Action action;
-  for (const auto add : {sla2::cli::add_generate, sla2::cli::add_resume, sla2::cli::add_info, sla2::cli::add_bench,
-                         sla2::cli::add_presets, sla2::cli::add_doctor, sla2::cli::add_serve}) {
+  for (const auto add : {sla2::cli::add_generate, sla2::cli::add_compare, sla2::cli::add_resume, sla2::cli::add_info,
+                         sla2::cli::add_bench, sla2::cli::add_presets, sla2::cli::add_doctor, sla2::cli::add_serve}) {
     add(app, action);
   }
   if (argc == 1) {

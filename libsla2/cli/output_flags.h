@@ -9,7 +9,8 @@ namespace sla2::cli {
 
 class OutputFlags {
  public:
-  void add_to(CLI::App* app) {
+  /// `checkpoints`: the command keeps its state in a file.
+  void add_to(CLI::App* app, bool checkpoints = true) {
     app->add_option("-o,--output", choice_.plan.outputs,
                     "Clip to write, by suffix: .mp4 .webm .gif, a folder or name%04d.png; repeatable")
         ->type_name("PATH")
@@ -28,6 +29,7 @@ class OutputFlags {
         ->check(CLI::Range(0, kWorstQuality).description(""))
         ->type_name("INT")
         ->group("Output");
+    if (!checkpoints) return;
     app->add_flag("--keep-checkpoint", choice_.keep_checkpoint, "Keep OUT.sla2ckpt after success")->group("Output");
     app->add_flag("--no-checkpoint", choice_.no_checkpoint, "Write no checkpoint; a stopped run cannot be resumed")
         ->group("Output");

@@ -18,7 +18,7 @@ namespace {
 /// Takes the job's callbacks; frames go to the outputs, and the first failure of an output stops the job.
 class Bridge {
  public:
-  Bridge(Outputs& outputs, JobObserver& observer) : outputs_(outputs), observer_(observer) {}
+  Bridge(Outputs& outputs, FrameSink* tap, JobObserver& observer) : outputs_(outputs), tap_(tap), observer_(observer) {}
 
   [[nodiscard]] sla2_job_callbacks callbacks() {
     sla2_job_callbacks calls;
@@ -46,11 +46,15 @@ class Bridge {
       if (next_ == 0) {
         const auto [title, metadata] = texts_.get_future().get();
         total_ = frames.total;
-        outputs_.begin({frames.width, frames.height, frames.total, frames.fps, title, metadata});
+        const ClipInfo clip{frames.width, frames.height, frames.total, frames.fps, title, metadata};
+        if (tap_ != nullptr) tap_->begin(clip);
+        outputs_.begin(clip);
       }
       if (frames.first != next_) fail(SLA2_E_INTERNAL, "frame {} arrived, expected frame {}", frames.first, next_);
       for (int32_t i = 0; i < frames.count; ++i, ++next_) {
-        outputs_.add({frames.rgb + int64_t{i} * frames.height * frames.row_bytes, frames.row_bytes});
+        const Picture picture{frames.rgb + int64_t{i} * frames.height * frames.row_bytes, frames.row_bytes};
+        if (tap_ != nullptr) tap_->add(picture);
+        outputs_.add(picture);
       }
       return SLA2_OK;
     } catch (const CliError& error) {
@@ -63,6 +67,7 @@ class Bridge {
   }
 
   Outputs& outputs_;
+  FrameSink* tap_;
   JobObserver& observer_;
   std::promise<std::pair<std::string, std::string>> texts_;
   std::exception_ptr failure_;
@@ -155,7 +160,7 @@ JobResult run_job(const JobRequest& request, JobObserver& observer, CancelPoint&
   if (!request.checkpoint.empty()) require(sla2_params_set_text(request.params.get(), "checkpoint", request.checkpoint.c_str()));
   sla2_model* model = models.open(request.model, request.params.get());
 
-  Bridge bridge(outputs, observer);
+  Bridge bridge(outputs, request.tap, observer);
   const sla2_job_callbacks calls = bridge.callbacks();
   const FileState before = state_of(request.checkpoint);
   if (cancel.cancelled()) fail(SLA2_E_CANCELLED, "stopped before the first step");

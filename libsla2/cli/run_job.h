@@ -17,7 +17,8 @@ struct JobRequest {
   OutputPlan plan;
   std::string checkpoint;  ///< file that keeps the state; "": none
   bool keep_checkpoint = false;
-  bool resume = false;  ///< go on from `checkpoint`
+  bool resume = false;       ///< go on from `checkpoint`
+  FrameSink* tap = nullptr;  ///< sees every frame before the outputs do; may be null
 };
 
 struct JobResult {

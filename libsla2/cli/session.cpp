@@ -9,7 +9,7 @@
 
 namespace sla2::cli {
 
-ExitCode run_in_foreground(const Verbosity& verbosity, const std::function<JobRequest()>& prepare) {
+ExitCode run_in_foreground(const Verbosity& verbosity, const ForegroundWork& work) {
   Reporter reporter(verbosity);
   CancelPoint cancel;
   ModelCache models;
@@ -19,9 +19,7 @@ ExitCode run_in_foreground(const Verbosity& verbosity, const std::function<JobRe
     cancel.cancel();
   });
   try {
-    const JobRequest request = prepare();
-    checkpoint = request.checkpoint;
-    reporter.done(run_job(request, reporter, cancel, models));
+    reporter.done(work(reporter, cancel, models, checkpoint));
     return ExitCode::kOk;
   } catch (const CliError& error) {
     reporter.error(error.status(), error.what(), resume_command(checkpoint));
@@ -33,6 +31,15 @@ ExitCode run_in_foreground(const Verbosity& verbosity, const std::function<JobRe
     reporter.error(SLA2_E_MEMORY, "out of memory; close other programs or make the clip smaller", resume_command(checkpoint));
     return ExitCode::kMemory;
   }
+}
+
+ExitCode run_in_foreground(const Verbosity& verbosity, const std::function<JobRequest()>& prepare) {
+  return run_in_foreground(
+      verbosity, ForegroundWork([&](JobObserver& observer, CancelPoint& cancel, ModelCache& models, std::string& checkpoint) {
+        const JobRequest request = prepare();
+        checkpoint = request.checkpoint;
+        return run_job(request, observer, cancel, models);
+      }));
 }
 
 }  // namespace sla2::cli

@@ -9,7 +9,11 @@
 
 namespace sla2::cli {
 
-/// `prepare` may throw CliError; its words reach the user in the chosen form.
+/// May throw CliError; its words reach the user in the chosen form. `checkpoint`: set before there is something to go on from.
+using ForegroundWork = std::function<JobResult(JobObserver&, CancelPoint&, ModelCache&, std::string& checkpoint)>;
+ExitCode run_in_foreground(const Verbosity& verbosity, const ForegroundWork& work);
+
+/// One job. `prepare` may throw CliError.
 ExitCode run_in_foreground(const Verbosity& verbosity, const std::function<JobRequest()>& prepare);
 
 }  // namespace sla2::cli

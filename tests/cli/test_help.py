@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-COMMANDS = ("generate", "resume", "info", "bench", "presets", "doctor", "serve")
+COMMANDS = ("generate", "compare", "resume", "info", "bench", "presets", "doctor", "serve")
 
 
 def test_top_help_lists_commands_and_exit_codes(sla2):

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         info,
         system_info,
     )
-    from sla2.packs import RouterPack
+    from sla2.packs import RouterPack, load_sla1
 
 __version__ = "0.1.0"
 
@@ -70,6 +70,7 @@ __all__ = [
     "checkpoint_params",
     "clear_plans",
     "info",
+    "load_sla1",
     "params",
     "route",
     "system_info",
@@ -81,7 +82,7 @@ _HOMES = {
     "params": "_sla2",
     **dict.fromkeys(("Attention", "attention", "clear_plans", "route", "token_order"), "_attention"),
     **dict.fromkeys(("Generation", "Model", "checkpoint_params", "info", "system_info"), "generate"),
-    "RouterPack": "packs",
+    **dict.fromkeys(("RouterPack", "load_sla1"), "packs"),
 }
 
 

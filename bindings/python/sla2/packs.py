@@ -82,7 +82,7 @@ class RouterPack:
 
     def __post_init__(self) -> None:
         self.kappa = tuple(float(x) for x in self.kappa)
-        self.tensors = {name: _array(value).astype(np.float32) for name, value in self.tensors.items()}
+        self.tensors = {name: to_array(value).astype(np.float32) for name, value in self.tensors.items()}
         self.validate("router pack")
 
     # ---- the file -------------------------------------------------------------------------------------------------------------
@@ -275,6 +275,11 @@ class RouterPack:
             raise FileFormatError(
                 f"{where}: {prefix} has {', '.join(sorted(routers))}; expected proj_q and proj_k, or the .down and .up of both: make it again"
             )
+        alphas = sum(name.startswith("alpha") for name in own)
+        if 0 < alphas < len(self.kappa):
+            raise FileFormatError(
+                f"{where}: {prefix} has alpha for {alphas} of {len(self.kappa)} kappas; expected all or none: make it again"
+            )
         if "proj_l.bias" in own and "proj_l.weight" not in own:
             raise FileFormatError(f"{where}: {prefix}proj_l.bias without proj_l.weight; the pack is damaged, make it again")
         if routers:
@@ -333,8 +338,8 @@ def _bfloat16(value: NDArray[Any]) -> bytes:
     return (((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF).astype("<u2").tobytes()
 
 
-def _array(value: Any) -> NDArray[Any]:
-    """NumPy from whatever it is; torch tensors of any element type included."""
+def to_array(value: Any) -> NDArray[Any]:
+    """NumPy from whatever it is; torch tensors of any element type and device included."""
     if hasattr(value, "detach"):
         value = value.detach().float().cpu().numpy()
     return np.asarray(value)
@@ -370,6 +375,13 @@ def fingerprints(read: Mapping[str, Any] | str | Path) -> tuple[str, str]:
     return hash_shapes(pairs), hash_weight(first)
 
 
+def load_sla1(path: str | Path, heads: int | None = None) -> RouterPack:
+    """The `proj_l` layers of a weight file of SLA or TurboDiffusion as a pack of mode sla1; see sla2/_sla1.py."""
+    from sla2 import _sla1
+
+    return _sla1.load_sla1(path, heads)
+
+
 def hash_shapes(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> str:
     """base_shapes from the (out, in) of each layer's q and k weights."""
     lines = (
@@ -382,4 +394,4 @@ def hash_shapes(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> st
 
 def hash_weight(weight: Any) -> str:
     """base_weights from blocks.0.self_attn.q.weight, a NumPy array or torch tensor."""
-    return hashlib.sha256(_bfloat16(_array(weight))).hexdigest()
+    return hashlib.sha256(_bfloat16(to_array(weight))).hexdigest()

@@ -60,16 +60,14 @@ void pack_block(const BackwardCall& call, const UnitBuffers& b, int64_t j, const
 /// h_j and z_j from values in x1.
 void add_features(const BackwardCall& call, const UnitBuffers& b, int64_t unit, int64_t j, const BackwardWorker& w) {
   const BackwardShape& s = call.shape;
-  const int64_t n = s.token_keys(j), size = s.dim * kPanel;
+  const int64_t n = s.token_keys(j);
   if (!s.config.smooth_k) load_keys(call, call.in.k, unit, j, w.x0);
   call.ops.feature_map(n, s.dim, w.x0);
   float* const z = b.z + j * s.dim;
   for (int64_t c = 0; c < s.dim; ++c) z[c] = 0;
   for (int64_t t = 0; t < n; ++t)
     for (int64_t c = 0; c < s.dim; ++c) z[c] += w.x0[t * s.dim + c];
-  kernels::pack_values(w.x1, n, s.dim, n, w.panels);
-  for (int64_t p = 0; p < s.panels; ++p)
-    call.ops.panel_gemm(s.dim, n, w.x0, 1, s.dim, w.panels + p * n * kPanel, b.h + (j * s.panels + p) * size, kPanel, false);
+  outer_product(call, n, w.x0, w.x1, b.h + j * s.dim * s.width, w);
 }
 
 void prepare_block(const BackwardCall& call, int64_t unit, int64_t j, const BackwardWorker& w) {

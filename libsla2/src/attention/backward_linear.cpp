@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The linear branch and its gradient. Per query block H = Σ h_j over the key blocks it sees; per key block A_j = Σ dH over the
-// query blocks that see it; both are the shorter of "totals minus the others" and plain sums, in fp64. h, dH: [P][D][16], a
-// matrix of φ's channel times value's channel whose panels run over the latter.
+// query blocks that see it; both are the shorter of "totals minus the others" and plain sums, in fp64. A state (h, dH) is [D][W]:
+// φ's channel times value's channel.
 #include "attention/backward_parts.h"
 #include "kernels/panel_gemm.h"
 
@@ -32,32 +32,34 @@ void sum_weighted(const double* mask, int64_t step, int64_t count, int64_t size,
   }
 }
 
-/// [P][D][16] to the same of its transpose. Padding is zero.
-void turn(const BackwardShape& s, const float* x, float* y) {
-  for (int64_t p = 0; p < s.panels; ++p)
-    for (int64_t e = 0; e < s.dim; ++e) {
-      const float* const from = x + e / kPanel * s.dim * kPanel + e % kPanel;
-      float* const to = y + (p * s.dim + e) * kPanel;
-      const int64_t width = std::min(kPanel, s.dim - p * kPanel);
-      for (int64_t c = 0; c < width; ++c) to[c] = from[(p * kPanel + c) * kPanel];
-      for (int64_t c = width; c < kPanel; ++c) to[c] = 0;
-    }
-}
-
-/// rows [n, D] times a matrix [P][D][16] to out [n, W].
-void multiply(const BackwardCall& call, int64_t n, const float* rows, const float* matrix, float* out) {
+/// rows [n, D] times the state in w.h, or times its transpose, to out [n, W].
+void multiply(const BackwardCall& call, int64_t n, const float* rows, bool transposed, float* out, const BackwardWorker& w) {
   const BackwardShape& s = call.shape;
+  const int64_t lines = transposed ? s.width : s.dim;
+  if (s.bf16) {
+    call.ops.narrow_rows_bf16(rows, n * s.dim, w.left);
+    (transposed ? call.ops.pack_keys_bf16 : call.ops.pack_values_bf16)(w.h, s.dim, s.width, lines, w.right);
+    call.ops.gemm_bf16({n, s.width, s.dim / 2, w.left, s.dim / 2, 1, w.right, s.width, out, s.width, false});
+    return;
+  }
+  (transposed ? kernels::pack_keys : kernels::pack_values)(w.h, s.dim, s.width, lines, w.h_panels);
   for (int64_t p = 0; p < s.panels; ++p)
-    call.ops.panel_gemm(n, s.dim, rows, s.dim, 1, matrix + p * s.dim * kPanel, out + p * kPanel, s.width, false);
+    call.ops.panel_gemm(n, s.dim, rows, s.dim, 1, w.h_panels + p * lines * kPanel, out + p * kPanel, s.width, false);
 }
 
-/// Through φ = softmax over channels: dx = φ ⊙ (dφ − ⟨φ, dφ⟩). Padding columns become zero.
-void through_features(const BackwardShape& s, int64_t n, const float* phi, const float* d_phi, float* out) {
-  for (int64_t t = 0; t < n; ++t, phi += s.dim, d_phi += s.width, out += s.width) {
-    const auto mean = static_cast<float>(dot(phi, d_phi, s.dim));
-    for (int64_t c = 0; c < s.dim; ++c) out[c] = phi[c] * (d_phi[c] - mean);
-    std::fill(out + s.dim, out + s.width, 0.0F);
-  }
+/// H − z·rᵀ in place of H, r the mean of H's rows: dO·H_c − D·z_c nearly cancels where values are nearly equal, and only what is
+/// left may be rounded. @return r [W], in `centre`
+const float* centre_state(const BackwardShape& s, const float* z, float* h, float* centre) {
+  double total = 0;
+  for (int64_t c = 0; c < s.dim; ++c) total += static_cast<double>(z[c]);
+  const auto share = static_cast<float>(total > 0 ? 1 / total : 0);
+  std::fill_n(centre, s.width, 0.0F);
+  for (int64_t c = 0; c < s.dim; ++c)
+    for (int64_t e = 0; e < s.width; ++e) centre[e] += h[c * s.width + e];
+  for (int64_t e = 0; e < s.width; ++e) centre[e] *= share;
+  for (int64_t c = 0; c < s.dim; ++c)
+    for (int64_t e = 0; e < s.width; ++e) h[c * s.width + e] -= z[c] * centre[e];
+  return centre;
 }
 
 /// ∂/∂(1 − M) of every query block on key block j: ⟨dH, h_j⟩ + ⟨dZ, z_j⟩; turned into logits of a soft mask.
@@ -72,6 +74,21 @@ void soft_logits(const BackwardShape& s, const UnitBuffers& b, int64_t j) {
 }
 
 }  // namespace
+
+void outer_product(const BackwardCall& call, int64_t n, const float* left, const float* right, float* state,
+                   const BackwardWorker& w) {
+  const BackwardShape& s = call.shape;
+  if (s.bf16) {
+    const int64_t pairs = (n + 1) / 2;
+    call.ops.pack_values_bf16(left, n, s.dim, 2 * pairs, w.left);
+    call.ops.pack_values_bf16(right, n, s.dim, 2 * pairs, w.right);
+    call.ops.gemm_bf16({s.dim, s.width, pairs, w.left, 1, s.width, w.right, s.width, state, s.width, false});
+    return;
+  }
+  kernels::pack_values(right, n, s.dim, n, w.panels);
+  for (int64_t p = 0; p < s.panels; ++p)
+    call.ops.panel_gemm(s.dim, n, left, 1, s.dim, w.panels + p * n * kPanel, state + p * kPanel, s.width, false);
+}
 
 void linear_forward(const BackwardCall& call, const UnitBuffers& b, int64_t u, const Blocks& in, const Blocks& out,
                     const BackwardWorker& w) {
@@ -93,7 +110,7 @@ void linear_forward(const BackwardCall& call, const UnitBuffers& b, int64_t u, c
   } else {
     sum_blocks(call, in, out, s.dim, b.z, s.dim, b.z_total, w.z_sum);
   }
-  multiply(call, n, w.x2, w.h, w.o_linear);
+  multiply(call, n, w.x2, false, w.o_linear, w);
   for (int64_t r = 0; r < n; ++r) {
     const double rest = dot(w.x2 + r * s.dim, w.z_sum, s.dim), total = dot(w.x2 + r * s.dim, b.z_total, s.dim);
     const double floor = kDenominatorFloor * total;
@@ -108,21 +125,22 @@ void linear_forward(const BackwardCall& call, const UnitBuffers& b, int64_t u, c
 
 void linear_backward(const BackwardCall& call, const UnitBuffers& b, int64_t u, const BackwardWorker& w) {
   const BackwardShape& s = call.shape;
-  const int64_t n = s.query_rows(u), size = s.dim * kPanel;
-  turn(s, w.h, w.h_turned);
-  multiply(call, n, w.x3, w.h_turned, w.d_phi);  // dO_l · Hᵀ
-  float *const z = w.panels, *const floor = w.panels + s.dim;
+  const int64_t n = s.query_rows(u);
+  float *const z = w.panels, *const floor = z + s.dim, *const centre = floor + s.dim;
   for (int64_t c = 0; c < s.dim; ++c) {
     z[c] = static_cast<float>(w.z_sum[c]);
     floor[c] = static_cast<float>(kDenominatorFloor * b.z_total[c]);
   }
+  call.ops.row_dots(n, s.dim, w.x3, s.dim, centre_state(s, z, w.h, centre), 0, w.dots);
+  multiply(call, n, w.x3, true, w.d_phi, w);  // dO_l · (H − z·rᵀ)ᵀ
   for (int64_t r = 0; r < n; ++r) {
-    const float* const line = w.floored[r] != 0 ? floor : z;
-    const auto mean = static_cast<float>(w.d_linear_mean[r]), inverse = static_cast<float>(w.inverse[r]);
+    const bool floored = w.floored[r] != 0;
+    const auto by_z = static_cast<float>(floored ? w.dots[r] : w.dots[r] - w.d_linear_mean[r]),
+               by_floor = static_cast<float>(floored ? -w.d_linear_mean[r] : 0), inverse = static_cast<float>(w.inverse[r]);
     float* const row = w.d_phi + r * s.width;
-    for (int64_t c = 0; c < s.dim; ++c) row[c] = inverse == 0 ? 0.0F : (row[c] - mean * line[c]) * inverse;
+    for (int64_t c = 0; c < s.dim; ++c) row[c] = inverse == 0 ? 0.0F : (row[c] + by_z * z[c] + by_floor * floor[c]) * inverse;
   }
-  through_features(s, n, w.x2, w.d_phi, b.d_q + u * s.block_q * s.width);
+  call.ops.through_features(n, s.dim, w.x2, w.d_phi, s.width, b.d_q + u * s.block_q * s.width);
 
   float *const d_z = b.d_z + u * s.dim, *const d_floor = b.d_floor + u * s.dim;
   std::fill_n(w.z_sum, s.dim, 0.0);
@@ -136,9 +154,7 @@ void linear_backward(const BackwardCall& call, const UnitBuffers& b, int64_t u, 
     for (int64_t c = 0; c < s.dim; ++c) sum[c] -= factor * static_cast<double>(phi[c]);
   }
   for (int64_t c = 0; c < s.dim; ++c) d_z[c] = static_cast<float>(w.z_sum[c]), d_floor[c] = static_cast<float>(w.h_sum[c]);
-  kernels::pack_values(w.x3, n, s.dim, n, w.panels);
-  for (int64_t p = 0; p < s.panels; ++p)
-    call.ops.panel_gemm(s.dim, n, w.x2, 1, s.dim, w.panels + p * n * kPanel, b.d_h + (u * s.panels + p) * size, kPanel, false);
+  outer_product(call, n, w.x2, w.x3, b.d_h + u * s.dim * s.width, w);
 }
 
 void linear_totals(const BackwardCall& call) {
@@ -199,13 +215,16 @@ void linear_keys(const BackwardCall& call, int64_t unit, int64_t j, const Backwa
   if (s.config.smooth_k) call.ops.shift_rows(n, s.dim, b.shift, w.x0);
   call.ops.feature_map(n, s.dim, w.x0);
   call.ops.load_rows(rows_of(call.in.v, head, heads), j * s.block_k, n, s.dim, 1.0F, w.x1);
-  multiply(call, n, w.x0, w.h, b.d_v + at);  // dV = φ(K)·A
-  turn(s, w.h, w.h_turned);
-  multiply(call, n, w.x1, w.h_turned, w.d_phi);  // dφ(K) = V·Aᵀ + 1·bᵀ
-  for (int64_t c = 0; c < s.dim; ++c) w.panels[c] = static_cast<float>(w.z_sum[c]);
+  multiply(call, n, w.x0, false, b.d_v + at, w);  // dV = φ(K)·A
+  float *const line = w.panels, *const mean = line + s.dim;
+  call.ops.mean_rows(w.x1, n, s.dim, mean, 1);
+  std::fill(mean + s.dim, mean + s.width, 0.0F);
+  for (int64_t c = 0; c < s.dim; ++c) line[c] = static_cast<float>(w.z_sum[c] + dot(w.h + c * s.width, mean, s.dim));
+  call.ops.shift_rows(n, s.dim, mean, w.x1);
+  multiply(call, n, w.x1, true, w.d_phi, w);  // dφ(K) = V·Aᵀ + 1·bᵀ, the mean of V with b: they nearly cancel
   for (int64_t t = 0; t < n; ++t)
-    for (int64_t c = 0; c < s.dim; ++c) w.d_phi[t * s.width + c] += w.panels[c];
-  through_features(s, n, w.x0, w.d_phi, b.d_k + at);
+    for (int64_t c = 0; c < s.dim; ++c) w.d_phi[t * s.width + c] += line[c];
+  call.ops.through_features(n, s.dim, w.x0, w.d_phi, s.width, b.d_k + at);
   std::fill_n(b.d_k + at + n * s.width, (s.block_k - n) * s.width, 0.0F);
   std::fill_n(b.d_v + at + n * s.width, (s.block_k - n) * s.width, 0.0F);
   if (s.config.smooth_k) return;

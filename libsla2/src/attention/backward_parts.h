@@ -65,6 +65,9 @@ void linear_forward(const BackwardCall& call, const UnitBuffers& buffers, int64_
                     const BackwardWorker& w);
 /// From dO_l in x3 and D_l: dH, dZ, and through φ into d_q. φ(Q) in x2 is used up.
 void linear_backward(const BackwardCall& call, const UnitBuffers& buffers, int64_t u, const BackwardWorker& w);
+/// state [D][W] = leftᵀ·right over n rows of each, [n, D].
+void outer_product(const BackwardCall& call, int64_t n, const float* left, const float* right, float* state,
+                   const BackwardWorker& w);
 /// Totals of dH and dZ over the query blocks of each unit.
 void linear_totals(const BackwardCall& call);
 /// What key block j receives through the linear branch: the first that is written into d_k and d_v.

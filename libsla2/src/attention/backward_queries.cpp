@@ -89,7 +89,7 @@ void softmax_again(const Rows& x, const Blocks& kept) {
     call.ops.attend_bf16({n, s.dim, s.block_k, s.config.key_tokens, b.bf16.q_rows + u * s.block_q * s.dim, b.bf16.k_lines,
                           b.bf16.v_panels, kept.index, kept.count, nullptr, tail, static_cast<float>(s.scale * kBackwardLog2E),
                           w.m, w.l, w.acc, w.weights, w.sums});
-    for (int64_t r = 0; r < n; ++r) w.d_sum[r] = dot(w.x1 + r * s.dim, w.acc + r * s.width, s.dim);
+    call.ops.row_dots(n, s.dim, w.x1, s.dim, w.acc, s.width, w.d_sum);
     return;
   }
   std::fill_n(w.m, n, -std::numeric_limits<float>::infinity());
@@ -112,12 +112,14 @@ void softmax_again(const Rows& x, const Blocks& kept) {
 
 /// Natural log-sum-exps on the keys as the tiles have them.
 void log_sums(const Rows& x) {
+  const bool shifted = !x.call.again && x.s.centred;
+  if (shifted) x.call.ops.row_dots(x.n, x.s.dim, x.w.x0, x.s.dim, x.b.shift, 0, x.w.dots);
   for (int64_t r = 0; r < x.n; ++r) {
     if (x.call.again) {
       x.w.log_sum[r] = (static_cast<double>(x.w.m[r]) + std::log2(static_cast<double>(x.w.l[r]))) * kLn2;
     } else {  // the caller's is of the keys as they are
       x.w.log_sum[r] = static_cast<double>(x.call.in.lse[x.head * x.s.config.query_tokens + x.first + r]);
-      if (x.s.centred) x.w.log_sum[r] -= x.s.scale * dot(x.w.x0 + r * x.s.dim, x.b.shift, x.s.dim);
+      if (shifted) x.w.log_sum[r] -= x.s.scale * x.w.dots[r];
     }
   }
 }
@@ -214,7 +216,10 @@ void gate_gradient(const Rows& x) {
 /// dO·O_s of each row, what P is weighed with, and da. Given `out`: a·dO·O_s is dO·out less what the other parts of it said.
 void row_statistics(const Rows& x, double rest) {
   const auto& [call, s, b, w, unit, u, head, first, n] = x;
-  if (!call.again) x.load(call.in.out, 1.0F, w.panels);
+  if (!call.again) {
+    x.load(call.in.out, 1.0F, w.panels);
+    call.ops.row_dots(n, s.dim, w.x1, s.dim, w.panels, s.dim, w.dots);
+  }
   double by_scale = 0, by_bias = 0;
   for (int64_t r = 0; r < n; ++r) {
     const float* const d = w.x1 + r * s.dim;
@@ -227,7 +232,7 @@ void row_statistics(const Rows& x, double rest) {
       x.top()[r] = w.m[r];
       x.weight()[r] = static_cast<float>(a / static_cast<double>(w.l[r]));
     } else {
-      weighed = dot(d, w.panels + r * s.dim, s.dim) - linear;
+      weighed = w.dots[r] - linear;
       if (s.config.mode == Mode::kSla1 && call.in.parameters.proj_bias != nullptr)
         weighed -= dot(d, call.in.parameters.proj_bias, s.dim);
       if (call.coarse) weighed -= dot(w.d_phi + r * s.width, w.x2 + r * s.dim, s.dim);
@@ -288,7 +293,7 @@ void backward_queries(const BackwardCall& call, int64_t unit, int64_t u, const B
     if (s.config.mode == Mode::kSla2) rest = mix_rows(x, choice.in);
     if (s.config.mode == Mode::kSla1) proj_gradient(x);
     linear_share(x);
-    for (int64_t r = 0; r < x.n; ++r) w.d_linear_mean[r] = dot(w.x3 + r * s.dim, w.o_linear + r * s.width, s.dim);
+    call.ops.row_dots(x.n, s.dim, w.x3, s.dim, w.o_linear, s.width, w.d_linear_mean);
     linear_backward(call, b, u, w);
   } else {
     std::fill_n(b.d_q + u * s.block_q * s.width, s.block_q * s.width, 0.0F);

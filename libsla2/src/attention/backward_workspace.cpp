@@ -105,9 +105,15 @@ void BackwardWorkspace::place_worker(Cursor& cursor, BackwardWorker& w) const {
   for (float** const x : {&w.m, &w.l, &w.rescale, &w.ones}) cursor.take(*x, rows);
   cursor.take(w.bias, s.block_k);
   for (double** const x : {&w.a, &w.inverse, &w.d_linear_mean, &w.log_sum, &w.d_sum}) cursor.take(*x, s.block_q);
+  cursor.take(w.dots, rows);
   cursor.take(w.floored, s.block_q);
   cursor.take(w.h, s.dim * s.width);
-  cursor.take(w.h_turned, s.dim * s.width);
+  if (s.bf16) {
+    cursor.take(w.left, rows * s.width);
+    cursor.take(w.right, std::max(rows, s.width) * s.width);
+  } else {
+    cursor.take(w.h_panels, s.width * s.width);
+  }
   cursor.take(w.h_sum, s.dim * kPanel);
   cursor.take(w.z_sum, s.dim);
   cursor.take(w.routes, s.route_row);

@@ -33,9 +33,9 @@ struct UnitBuffers {
   double* column_sums;    ///< [T_n][D] of what K − μ receives
   double* mean_gradient;  ///< [D] its mean over all keys
 
-  float *h, *z;                ///< [T_n][P][D][16], [T_n][D]
-  double *h_total, *z_total;   ///< [P][D][16], [D]
-  float *d_h, *d_z, *d_floor;  ///< [U][P][D][16], [U][D]; gradient of z over all keys where a denominator was floored
+  float *h, *z;                ///< [T_n][D][W], [T_n][D]
+  double *h_total, *z_total;   ///< [D][W], [D]
+  float *d_h, *d_z, *d_floor;  ///< [U][D][W], [U][D]; gradient of z over all keys where a denominator was floored
   double *d_h_total, *d_z_total, *d_floor_total;
   float* d_proj;        ///< [U][P][D][16]
   double* d_proj_bias;  ///< [U][D]
@@ -60,9 +60,12 @@ struct BackwardWorker {
   float *m, *l, *rescale, *ones;        ///< [max(bq, bk)]
   float* bias;                          ///< [bk]
   double *a, *inverse, *d_linear_mean;  ///< [bq]
+  double* dots;                         ///< [max(bq, bk)]
   double *log_sum, *d_sum;              ///< [bq] log-sum-exp, natural; Σ 2^(logit − top)·dP
   uint8_t* floored;                     ///< [bq]
-  float *h, *h_turned;                  ///< [P][D][16]; [P][D][16] of its transpose
+  float* h;                             ///< [D][W]
+  float* h_panels;                      ///< [W][W] h or its transpose as right-hand side in fp32
+  bf16_t *left, *right;                 ///< [max(bq, bk)][W], [max(bq, bk, W)][W] the linear branch's operands in bf16
   double *h_sum, *z_sum;                ///< [D][16], [D]
   double* routes;                       ///< [route_row]
   int32_t *in, *out;                    ///< [max(T_n, U)] blocks in and not in the linear branch

@@ -7,6 +7,6 @@ list(APPEND KERNEL_AVX2_SOURCES cpu/panel_gemm.cpp cpu/online_softmax.cpp cpu/fe
 list(APPEND KERNEL_AVX512_SOURCES cpu/rows_avx512.cpp)
 list(APPEND KERNEL_AVX512_BF16_SOURCES cpu/attend_bf16.cpp cpu/attend_int8.cpp cpu/linear_bf16.cpp cpu/features_bf16.cpp)
 # backward
-list(APPEND KERNEL_SOURCES ref/softmax_gradient.cpp ref/gemm_bf16.cpp)
+list(APPEND KERNEL_SOURCES ref/softmax_gradient.cpp ref/gradient_rows.cpp ref/gemm_bf16.cpp)
 list(APPEND KERNEL_AVX2_SOURCES cpu/softmax_gradient.cpp)
 list(APPEND KERNEL_AVX512_BF16_SOURCES cpu/gemm_bf16.cpp cpu/softmax_gradient_bf16.cpp)

@@ -34,6 +34,8 @@ AttentionOps attention_ops(Isa isa) {
   ops.softmax_gradient = ref::softmax_gradient;
   ops.softmax_gradient_bf16 = ref::softmax_gradient_bf16;
   ops.gemm_bf16 = ref::gemm_bf16;
+  ops.row_dots = ref::row_dots;
+  ops.through_features = ref::through_features;
   if (isa < Isa::kAvx2) return ops;
   ops.panel_gemm = avx2::panel_gemm;
   ops.online_softmax = avx2::online_softmax;
@@ -46,13 +48,17 @@ AttentionOps attention_ops(Isa isa) {
   ops.merge_rows = avx2::merge_rows;
   ops.block_sum = avx2::block_sum;
   ops.attend_int8 = avx2::attend_int8;
+  ops.softmax_gradient = avx2::softmax_gradient;
+  ops.row_dots = avx2::row_dots;
+  ops.through_features = avx2::through_features;
   if (isa < Isa::kAvx512) return ops;
   ops.route_scores = avx512::route_scores;
   ops.load_rows = avx512::load_rows;
   ops.shift_rows = avx512::shift_rows;
   ops.mean_rows = avx512::mean_rows;
   ops.merge_rows = avx512::merge_rows;
-  ops.softmax_gradient = avx2::softmax_gradient;
+  ops.row_dots = avx512::row_dots;
+  ops.through_features = avx512::through_features;
   if (isa < Isa::kAvx512Bf16) return ops;
   ops.attend_bf16 = avx512_bf16::attend_bf16;
   ops.pack_keys_bf16 = avx512_bf16::pack_keys_bf16;

@@ -10,6 +10,7 @@
 #include "kernels/block_sum.h"
 #include "kernels/feature_map.h"
 #include "kernels/gemm_bf16.h"
+#include "kernels/gradient_rows.h"
 #include "kernels/linear_bf16.h"
 #include "kernels/merge_rows.h"
 #include "kernels/online_softmax.h"
@@ -49,6 +50,8 @@ struct AttentionOps {
   SoftmaxGradientOp softmax_gradient;  ///< backward
   SoftmaxGradientBf16 softmax_gradient_bf16;
   GemmBf16Op gemm_bf16;
+  RowDots row_dots;
+  ThroughFeatures through_features;
 };
 
 /// The best version of every op that runs on `isa`.

@@ -44,7 +44,8 @@ class Reservoir:
 
 def sigmoid(x: Array) -> Array:
     away = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1, away) / (1 + away)
+    share: Array = np.where(x >= 0, 1, away) / (1 + away)
+    return share
 
 
 def squares(rows: Array, a: Array | float) -> Array:

@@ -33,7 +33,7 @@ class Blocks:
 def block_means(x: Tensor, size: int) -> Tensor:
     """Means of consecutive tokens [..., T, D]; a ragged last block divides by its own length."""
     whole = x.shape[-2] // size * size
-    parts = [x[..., :whole, :].unflatten(-2, (-1, size)).mean(-2)] if whole else []
+    parts = [x[..., :whole, :].reshape(*x.shape[:-2], -1, size, x.shape[-1]).mean(-2)] if whole else []
     if whole < x.shape[-2]:
         parts.append(x[..., whole:, :].mean(-2, keepdim=True))
     return torch.cat(parts, -2)
@@ -85,7 +85,8 @@ def _delta(q: Tensor, k: Tensor, lse: Tensor, index: NDArray[np.int32], count: N
     weighted = pooled + lengths(k.shape[2], blocks.k).log()
     rest = weighted.masked_fill(kept, -math.inf).logsumexp(-1)
     rows = rest.repeat_interleave(blocks.q, -1)[..., : q.shape[2]]
-    return lse - scale * (q * mean).sum(-1) - rows
+    delta: Tensor = lse - scale * (q * mean).sum(-1) - rows
+    return delta
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def caught(data: list[Routing], w_q: Tensor, w_k: Tensor, sparsity: float) -> Te
     """Mean true share [H] of the blocks that a hard choice by these matrices keeps, of what the best choice would."""
     total = []
     for one in data:
-        keep = max(1, round((1 - sparsity) * one.share.shape[-1]))
+        keep = max(1, int((1 - sparsity) * one.share.shape[-1] + 0.5))
         share = one.share.float()
         mine = share.gather(-1, _logits(one, w_q, w_k).topk(keep, -1).indices).sum(-1)
         total.append((mine / share.topk(keep, -1).values.sum(-1)).mean(-1))

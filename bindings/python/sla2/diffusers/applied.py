@@ -90,7 +90,7 @@ class _LayerAttention:
         if call.tokens < policy.min_tokens:
             return f"{call.tokens} tokens, fewer than min_tokens = {policy.min_tokens}"
         blocks = -(-call.tokens // policy.block_k)
-        if choice.mode in ("sla2", "sparse_only", "pooled") and max(1, round((1 - choice.sparsity) * blocks)) == blocks:
+        if choice.mode in ("sla2", "sparse_only", "pooled") and int((1 - choice.sparsity) * blocks + 0.5) >= blocks:
             return f"too few tokens: of {call.tokens} in {blocks} blocks, sparsity {choice.sparsity:g} skips none"
         if policy.token_order != "raster" and call.grid is None:
             return f"token_order {policy.token_order} needs the video's size, and the transformer was not called as a whole"

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Passes over rows, AVX2.
+#include "kernels/cpu/gradient_rows.h"
 #include "kernels/cpu/rows.h"
 
 namespace sla2::kernels {
 SLA2_ROW_OPS(avx2, 8)
-}
+SLA2_GRADIENT_ROW_OPS(avx2, 8)
+}  // namespace sla2::kernels
