@@ -16,6 +16,7 @@ import pytest
 from conftest import COMFYUI, ROOT
 from graphs import SPARSE, node, referenced, sparse, video
 from server import PromptError, Server, make_base
+from workflows import WORKFLOWS, widget_values
 
 pytestmark = pytest.mark.skipif(not COMFYUI, reason="SLA2_COMFYUI_DIR is not set: no ComfyUI to test with")
 NODES = {"SLA2Attention", "SLA2Report", "SLA2Calibrate", "SLA2MaskView", "SLA2WanGenerate"}
@@ -76,6 +77,17 @@ def test_every_node_loads(server: Server) -> None:
             for key, words in info[name]["input"].get(group, {}).items():
                 tip = words[1].get("tooltip") if len(words) > 1 else None
                 assert tip, f"{name}.{key} has no tooltip"
+
+
+@pytest.mark.parametrize("name", sorted(WORKFLOWS))
+def test_workflows_have_no_missing_node(server: Server, name: str) -> None:
+    """Every type is there, and our nodes have as many widgets as values were saved (also where a core lacks choices with inputs)."""
+    info = server.get("/object_info")
+    workflow = json.loads((ROOT / "comfy_nodes/example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    assert {entry["type"] for entry in workflow["nodes"]} <= set(info)
+    for entry in workflow["nodes"]:
+        if entry["type"] in NODES:
+            assert len(entry["widgets_values"]) == len(widget_values(info[entry["type"]], {}))
 
 
 @pytest.mark.parametrize("kind", ["t2v", "i2v"])
