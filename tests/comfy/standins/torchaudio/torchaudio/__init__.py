@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stands in for torchaudio, which core imports but Wan never calls: its wheels do not match a CPU build of torch."""
