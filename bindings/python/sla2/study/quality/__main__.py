@@ -6,6 +6,7 @@ python -m sla2.study.quality teacher    adapt the small world's model to them wi
 python -m sla2.study.quality run        train and measure every arm; stop and start as you like
 python -m sla2.study.quality heads      the first stage head by head, after `run` has done sla2_95 and topk_95
 python -m sla2.study.quality packs      fit and train the router packs of presets/models/small_world
+python -m sla2.study.quality captions   caption accuracy of the shipped model with each of its packs
 python -m sla2.study.quality report     make the tables and pictures of libsla2/docs/quality.md again
 """
 
@@ -41,6 +42,8 @@ def main() -> None:
     step = steps.add_parser("heads", parents=[threads])
     step.add_argument("--budget", default="cpu")
     step = steps.add_parser("packs", parents=[threads])
+    step = steps.add_parser("captions", parents=[threads])
+    step.add_argument("--count", type=int, default=64, help="clips an arm")
     step = steps.add_parser("report")
     step.add_argument("--budget", default="cpu")
     step.add_argument("--docs", type=Path, default=Path("libsla2/docs"))
@@ -69,6 +72,10 @@ def main() -> None:
         from . import packs
 
         packs.write_summary(packs.make(args.work), RESULTS / "packs.json")
+    elif args.step == "captions":
+        from . import captions, packs
+
+        captions.write(packs.MODEL, packs.MODEL / "packs", args.count, RESULTS / "captions.json")
     else:
         from .run import BUDGETS, run
 
