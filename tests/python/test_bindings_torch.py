@@ -12,6 +12,7 @@ try:
     sla2.params()
 except ImportError as error:  # built with SLA2_BUILD_PYTHON=OFF
     pytest.skip(str(error), allow_module_level=True)
+import sla2  # noqa: E402
 from sla2 import autograd, nn  # noqa: E402
 
 BQ, BK = 32, 16
@@ -189,3 +190,16 @@ def test_wrong_words_are_named():
     with pytest.raises(ValueError, match="query_blocks"):
         nn.SLA2Attention(2, 32, alpha_mode="block")
     assert np.isfinite(nn.SLA2Attention(2, 32, alpha_mode="block", query_blocks=3).alpha.detach().numpy()).all()
+
+
+def test_a_call_leaves_torchs_threads_alone():
+    """Both run on OpenMP; what one sets for a call must not stay with the other."""
+    before = torch.get_num_threads()
+    q = torch.randn(1, 1, 256, 64)
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            sla2.attention(q, q, q, sparsity=0.5)
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(before)

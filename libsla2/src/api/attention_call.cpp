@@ -83,12 +83,7 @@ ByteRange bytes_at(const void* data, int64_t bytes) {
 
 }  // namespace
 
-ThreadScope::ThreadScope(const sla2_exec* exec, const sla2_attention& plan) : before_(thread_count()) {
-  const sla2_exec e = read_exec(exec, plan.where);
-  set_thread_count(e.threads);
-  stream_ = e.stream;
-}
-ThreadScope::~ThreadScope() { set_thread_count(before_); }
+ThreadScope::ThreadScope(const sla2_exec* exec, const sla2_attention& plan) : ThreadScope(read_exec(exec, plan.where)) {}
 
 void Memory::add(const char* name, ByteRange range, bool written) {
   SLA2_CHECK(count_ < kMost, SLA2_E_INTERNAL, "a call with more than {} arrays", kMost);

@@ -22,13 +22,11 @@ namespace sla2::api {
 class ThreadScope {
  public:
   ThreadScope(const sla2_exec* exec, const sla2_attention& plan);
-  ~ThreadScope();
-  ThreadScope(const ThreadScope&) = delete;
-  ThreadScope& operator=(const ThreadScope&) = delete;
   [[nodiscard]] void* stream() const { return stream_; }
 
  private:
-  int before_;
+  explicit ThreadScope(const sla2_exec& exec) : threads_(exec.threads), stream_(exec.stream) {}
+  ThreadCountScope threads_;
   void* stream_ = nullptr;
 };
 

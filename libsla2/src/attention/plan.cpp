@@ -10,23 +10,6 @@
 namespace sla2::attention {
 namespace {
 
-/// At most `limit` threads for calls from this thread while it lives.
-class ThreadLimit {
- public:
-  explicit ThreadLimit(int limit) : before_(thread_count()), changed_(before_ > limit) {
-    if (changed_) set_thread_count(limit);
-  }
-  ~ThreadLimit() {
-    if (changed_) set_thread_count(before_);
-  }
-  ThreadLimit(const ThreadLimit&) = delete;
-  ThreadLimit& operator=(const ThreadLimit&) = delete;
-
- private:
-  int before_;
-  bool changed_;
-};
-
 class CpuPlan final : public Plan {
  public:
   CpuPlan(const Config& config, Isa isa)
@@ -54,7 +37,7 @@ class CpuPlan final : public Plan {
     run(in, workspace, true);
   }
   void backward(const Backward& in, void* workspace) override {
-    const ThreadLimit limit(slots_);
+    const ThreadCountScope limit(std::min(slots_, thread_count()));
     backward_.run(in, workspace);
   }
 
@@ -68,7 +51,7 @@ class CpuPlan final : public Plan {
     if (in.list != nullptr && !g.routed) write_whole_list(g, *in.list);
     if (route_only && !g.routed) return;
     const Workspace space(g, slots_, static_cast<std::byte*>(workspace));
-    const ThreadLimit limit(slots_);
+    const ThreadCountScope limit(std::min(slots_, thread_count()));
     Call call{g, ops_, space, in, route_only, 0, 0};
     prepare_call(call);
     for (int64_t first = 0; first < g.key_heads; first += g.group) {

@@ -27,6 +27,20 @@ void set_thread_count(int count) noexcept {
 
 int thread_count() noexcept { return t_count > 0 ? t_count : physical_threads(); }
 
+ThreadCountScope::ThreadCountScope(int count) noexcept : count_(t_count) {
+#ifdef SLA2_THREADS_OPENMP
+  openmp_ = omp_get_max_threads();
+#endif
+  set_thread_count(count);
+}
+
+ThreadCountScope::~ThreadCountScope() {
+  t_count = count_;
+#ifdef SLA2_THREADS_OPENMP
+  omp_set_num_threads(openmp_);
+#endif
+}
+
 void parallel_for(int64_t count, const std::function<void(int64_t, int)>& body) {
   const int threads = static_cast<int>(std::min<int64_t>(thread_count(), count));
   if (threads <= 1) {

@@ -12,6 +12,19 @@ namespace sla2 {
 void set_thread_count(int count) noexcept;
 [[nodiscard]] int thread_count() noexcept;
 
+/// set_thread_count() while it lives; what this thread had comes back, OpenMP's own number for it included: the caller's other
+/// libraries read that.
+class ThreadCountScope {
+ public:
+  explicit ThreadCountScope(int count) noexcept;
+  ~ThreadCountScope();
+  ThreadCountScope(const ThreadCountScope&) = delete;
+  ThreadCountScope& operator=(const ThreadCountScope&) = delete;
+
+ private:
+  int count_, openmp_ = 0;
+};
+
 /// Call body(i, worker) for i in [0, count), dynamically scheduled; worker in [0, thread_count()).
 /// The body must not throw and must not depend on the worker except for scratch memory.
 void parallel_for(int64_t count, const std::function<void(int64_t index, int worker)>& body);

@@ -11,29 +11,16 @@ namespace sla2::kernels {
 
 namespace {
 
-/// oneDNN runs on one thread while this lives. Inside a parallel region it does so by itself; outside of one (a single
-/// tile) it would start its own team and split K.
-class OneThread {
- public:
-  OneThread() : before_(thread_count()) {
-    if (before_ != 1) set_thread_count(1);
-  }
-  ~OneThread() {
-    if (before_ != 1) set_thread_count(before_);
-  }
-  OneThread(const OneThread&) = delete;
-  OneThread& operator=(const OneThread&) = delete;
-
- private:
-  int before_;
-};
+/// Inside a parallel region oneDNN runs on one thread by itself; outside of one (a single tile) it would start its own team and
+/// split K.
+constexpr int kSerial = 1;
 
 }  // namespace
 
 void gemm_f32_serial(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, bool trans_a, const float* b, int64_t ldb,
                      bool trans_b, float* c, int64_t ldc, float alpha, float beta) {
   if (m == 0 || n == 0) return;
-  const OneThread guard;
+  const ThreadCountScope guard(kSerial);
   // Fails only for wrong dimensions, which are ours.
   [[maybe_unused]] const dnnl_status_t status =
       dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);

@@ -17,16 +17,8 @@ using Desc = dnnl::memory::desc;
 /// oneDNN fixes the number of threads when a primitive is made; tiles run on one thread each.
 template <typename Make>
 auto for_one_thread(const Make& make) {
-  const int before = thread_count();
-  set_thread_count(1);
-  try {
-    auto made = make();
-    set_thread_count(before);
-    return made;
-  } catch (...) {
-    set_thread_count(before);
-    throw;
-  }
+  const ThreadCountScope one(1);
+  return make();
 }
 
 }  // namespace
