@@ -26,7 +26,7 @@ struct CompareOptions {
   Verbosity verbosity;
 };
 
-constexpr const char* kExamples =
+constexpr const char* kCompareExamples =
     "Example:\n"
     "  sla2 compare --preset demo -p \"a red balloon rises over the sea at sunset\" --sparsity 0.9 -o both.mp4\n";
 
@@ -74,14 +74,15 @@ JobResult compare(const CompareOptions& options, JobObserver& observer, CancelPo
   const OutputPlan plan = std::exchange(asked.plan, {});
   asked.checkpoint.clear();
   unset(asked, {"checkpoint"});
-  if (param_text(asked.params.get(), "attention") == "full" && param_text(asked.params.get(), "attention_schedule").empty() &&
-      param_text(asked.params.get(), "bits") == "16") {
-    fail(SLA2_E_ARGUMENT, "compare: both runs would have full attention; add --attention sla2 --sparsity 0.9, or a preset");
+  const auto text = [&](const char* name) { return param_text(asked.params.get(), name); };
+  if (text("attention") == "full" && text("attention_schedule").empty() && text("bits") == "16" && text("pack").empty()) {
+    fail(SLA2_E_ARGUMENT,
+         "compare: both runs would have full attention; add --attention sla2 --sparsity 0.9, a pack or a preset");
   }
   JobRequest full;
   full.params = copy_params(asked.params.get());
   full.model = asked.model;
-  unset(full, {"sparsity", "bits", "attention_schedule", "token_order", "latent_out"});
+  unset(full, {"sparsity", "bits", "attention_schedule", "token_order", "pack", "min_tokens", "latent_out"});
   require(sla2_params_set_text(full.params.get(), "attention", "full"));
 
   Outputs outputs(plan);  // first: an unwritable target is found before hours of sampling
@@ -133,7 +134,7 @@ void add_compare(CLI::App& app, Action& action) {
   options->output.add_to(command, false);
   options->params.add_to(command);
   options->verbosity.add_to(command);
-  command->footer(kExamples);
+  command->footer(kCompareExamples);
   command->callback([options, &action] {
     action = [options] {
       return run_in_foreground(options->verbosity,

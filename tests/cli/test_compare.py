@@ -7,7 +7,7 @@ import json
 import math
 
 import numpy
-from conftest import SMALL, leftovers
+from conftest import ROOT, SMALL, leftovers
 from PIL import Image
 
 SPARSE = ("--attention", "sla2", "--sparsity", "0.7", "--block-q", "32", "--block-k", "16", "-s", "5")
@@ -40,6 +40,33 @@ def test_two_full_runs_are_refused(sla2, tiny_model, tmp_path):
     done = sla2("compare", "-m", tiny_model, "-p", PROMPT, "-o", tmp_path / "x.mp4", code=2)
     assert "--attention sla2" in done.stderr
     assert leftovers(tmp_path) == []
+
+
+def test_a_pack_is_the_difference(sla2, tmp_path):
+    """Settings come from the pack; the full run has none of it."""
+    model = ROOT / "presets" / "models" / "small_world"
+    pack = model / "packs" / "stage1_s90.sla2.safetensors"
+    sla2(
+        "compare",
+        "-m",
+        model,
+        "--pack",
+        pack,
+        "-p",
+        PROMPT,
+        "--steps",
+        "2",
+        "--frames",
+        "5",
+        "-o",
+        tmp_path / "x.gif",
+        "--report",
+        tmp_path / "r.json",
+    )
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["full"].get("pack") is None and report["asked"]["pack"]
+    assert all(layer["achieved_sparsity"] == 0 for layer in report["full"]["layers"])
+    assert max(layer["achieved_sparsity"] for layer in report["asked"]["layers"]) > 0.8
 
 
 def test_nothing_is_left_when_the_second_run_fails(sla2, tiny_model, tmp_path):

@@ -33,7 +33,7 @@ def test_demo_command(tmp_path: Path) -> None:
     """./dev demo builds the release preset and leaves a video, a contact sheet and a report."""
     done = subprocess.run([ROOT / "dev", "demo", "-o", tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    for name in ("demo.mp4", "demo.png", "demo.json"):
+    for name in ("demo.mp4", "demo.png", "demo.json", "compare.mp4", "compare.png", "compare.json"):
         assert (tmp_path / name).stat().st_size > 1000, name
         assert name in done.stdout
 
@@ -54,7 +54,7 @@ def test_tool_commands_run_as_printed(tmp_path: Path) -> None:
             env={**os.environ, "SLA2_PRESETS": str(ROOT / "presets")},
         )
         assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-    assert {p.name for p in tmp_path.iterdir()} >= {"bird.mp4", "again.mp4", "ball.gif"}
+    assert {p.name for p in tmp_path.iterdir()} >= {"bird.mp4", "again.mp4", "ball.gif", "both.mp4"}
 
 
 def test_the_wan_command_knows_its_flags(tmp_path: Path) -> None:
