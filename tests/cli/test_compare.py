@@ -69,6 +69,6 @@ def test_a_pack_is_the_difference(sla2, tmp_path):
     assert max(layer["achieved_sparsity"] for layer in report["asked"]["layers"]) > 0.8
 
 
-def test_nothing_is_left_when_the_second_run_fails(sla2, tiny_model, tmp_path):
+def test_a_bad_setting_leaves_nothing(sla2, tiny_model, tmp_path):
     sla2("compare", "-m", tiny_model, "-p", PROMPT, *SMALL, "--attention", "sla2", "--block-k", "17", "-o", tmp_path / "x.mp4", code=2)
     assert leftovers(tmp_path) == []
