@@ -6,10 +6,12 @@ SLA2_BUILD names the build folder; without it build/dev is taken.
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,6 +25,16 @@ def build_dir() -> Path:
 # The Python package of the same build; SLA2_PACKAGE=installed tests the one that is installed instead.
 if os.environ.get("SLA2_PACKAGE") != "installed":
     sys.path.insert(0, str(build_dir() / "bindings"))
+
+
+def need_package() -> ModuleType:
+    """The package sla2. Skips the module where the build has none (SLA2_BUILD_PYTHON=OFF); one that does not load is a failure."""
+    built = any((build_dir() / "bindings" / "sla2").glob("_sla2*.so"))
+    if os.environ.get("SLA2_PACKAGE") != "installed" and not built:
+        pytest.skip("this build has no Python package", allow_module_level=True)
+    package = importlib.import_module("sla2")
+    package.params()
+    return package
 
 
 def find_program(name: str) -> Path:

@@ -14,12 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import need_package
 
-sla2 = pytest.importorskip("sla2", reason="the package is not on the path")
-try:
-    sla2.params()
-except ImportError as error:  # built with SLA2_BUILD_PYTHON=OFF
-    pytest.skip(str(error), allow_module_level=True)
+sla2 = need_package()
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "presets" / "models" / "small_world"

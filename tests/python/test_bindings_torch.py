@@ -6,13 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import need_package
 
-sla2 = pytest.importorskip("sla2", reason="the package is not on the path")
-try:
-    sla2.params()
-except ImportError as error:  # built with SLA2_BUILD_PYTHON=OFF
-    pytest.skip(str(error), allow_module_level=True)
-import sla2  # noqa: E402
+sla2 = need_package()
 from sla2 import autograd, nn  # noqa: E402
 
 BQ, BK = 32, 16

@@ -11,14 +11,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, build_dir, need_package
 
-sla2 = pytest.importorskip("sla2", reason="the package is not on the path")
-try:
-    sla2.params()
-except ImportError as error:  # built with SLA2_BUILD_PYTHON=OFF
-    pytest.skip(str(error), allow_module_level=True)
+sla2 = need_package()
 diffusers = pytest.importorskip("diffusers")
-from conftest import ROOT, build_dir  # noqa: E402
 from make_tiny_model import randomise  # noqa: E402
 from sla2.calibration import Calibrator, calibrate, cli, fit, measure, router  # noqa: E402
 

@@ -11,12 +11,9 @@ import logging
 import numpy as np
 import pytest
 import torch
+from conftest import need_package
 
-sla2 = pytest.importorskip("sla2", reason="the package is not on the path")
-try:
-    sla2.params()
-except ImportError as error:  # built with SLA2_BUILD_PYTHON=OFF
-    pytest.skip(str(error), allow_module_level=True)
+sla2 = need_package()
 diffusers = pytest.importorskip("diffusers")
 import sla2.diffusers as sd  # noqa: E402
 from diffusers.models.transformers import transformer_wan  # noqa: E402

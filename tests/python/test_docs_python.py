@@ -9,14 +9,10 @@ import shlex
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, need_package
 
-sla2 = pytest.importorskip("sla2", reason="the package is not on the path")
-try:
-    sla2.params()
-except ImportError as error:  # built with SLA2_BUILD_PYTHON=OFF
-    pytest.skip(str(error), allow_module_level=True)
+sla2 = need_package()
 diffusers = pytest.importorskip("diffusers")
-from conftest import ROOT  # noqa: E402
 from sla2.calibration import cli  # noqa: E402
 from test_diffusers import make_pack, make_pipe, make_transformer, parts  # noqa: E402, F401
 from test_packs import sla1_state  # noqa: E402

@@ -11,13 +11,9 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT, build_dir, need_package
 
-sla2 = pytest.importorskip("sla2", reason="the package is not on the path")
-try:
-    sla2.params()
-except ImportError as error:  # built with SLA2_BUILD_PYTHON=OFF
-    pytest.skip(str(error), allow_module_level=True)
-from conftest import ROOT, build_dir  # noqa: E402
+sla2 = need_package()
 from safetensors import safe_open  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 from sla2 import packs, policy, schedule  # noqa: E402
