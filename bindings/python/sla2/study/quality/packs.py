@@ -14,9 +14,8 @@ import numpy as np
 import torch
 
 from ...packs import RouterPack
-from ...training import fit, train
+from ...training import export, fit, train
 from ...training.data import write_shard
-from ...training.export import run as export
 from .. import latents, world
 from ..text import Encoder
 from . import teacher
