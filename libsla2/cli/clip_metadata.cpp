@@ -21,7 +21,7 @@ constexpr int kMetadataVersion = 1;
 constexpr const char* kFormatName = "sla2.clip";
 constexpr uint64_t kLargestPicture = 256u << 20;  // bytes read in search of a PNG comment
 // What a report tells about how the frames came about, beyond the settings.
-constexpr std::array kReportKeys{"model", "pack", "sigmas", "prompt_cleaned", "negative_prompt_cleaned"};
+constexpr std::array kReportKeys{"model", "lora", "pack", "sigmas", "prompt_cleaned", "negative_prompt_cleaned"};
 
 /// Changes no pixel, or belongs to one machine.
 bool is_local(const sla2_param_info& info) {
@@ -93,6 +93,8 @@ std::string make_metadata(const sla2_params* params, const std::string& report) 
     object["settings"]["model"] = model_name(object["settings"]["model"].get<std::string>());
   if (object.contains("report") && object["report"].contains("model")) object["report"]["model"].erase("path");
   if (object.contains("report") && object["report"].contains("pack")) object["report"]["pack"].erase("path");
+  if (object.contains("report") && object["report"].contains("lora"))
+    for (json& lora : object["report"]["lora"]) lora.erase("path");
   return object.dump(-1, ' ', true, json::error_handler_t::replace);
 }
 

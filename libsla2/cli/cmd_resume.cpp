@@ -10,7 +10,7 @@ namespace sla2::cli {
 namespace {
 
 struct ResumeOptions {
-  std::string checkpoint, model, pack, threads;
+  std::string checkpoint, model, pack, lora, threads;
   OutputFlags output;
   Verbosity verbosity;
 };
@@ -23,6 +23,7 @@ void add_resume(CLI::App& app, Action& action) {
   command->add_option("checkpoint", options->checkpoint, "OUT.sla2ckpt of the stopped run")->required()->type_name("CHECKPOINT");
   command->add_option("-m,--model", options->model, "The model, where it has moved since")->type_name("PATH");
   command->add_option("--pack", options->pack, "The router pack, where it has moved since")->type_name("PATH");
+  command->add_option("--lora", options->lora, "The LoRA files and strengths, where they have moved since")->type_name("TEXT");
   command->add_option("--threads", options->threads, "CPU threads; 0: all [as saved]")->type_name("INT");
   options->output.add_to(command);
   options->verbosity.add_to(command);
@@ -30,7 +31,8 @@ void add_resume(CLI::App& app, Action& action) {
   command->callback([options, &action] {
     action = [options] {
       return run_in_foreground(options->verbosity, [options] {
-        return prepare_resume({options->checkpoint, options->model, options->pack, options->threads}, options->output.choice());
+        return prepare_resume({options->checkpoint, options->model, options->pack, options->lora, options->threads},
+                              options->output.choice());
       });
     };
   });

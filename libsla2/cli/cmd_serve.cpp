@@ -175,8 +175,8 @@ class JobQueue {
       output.plan.quality = static_cast<int>(*order.quality);
     }
     if (!order.checkpoint.empty())
-      return prepare_resume({order.checkpoint, order.model, order.pack, order.threads ? std::to_string(*order.threads) : ""},
-                            output);
+      return prepare_resume(
+          {order.checkpoint, order.model, order.pack, order.lora, order.threads ? std::to_string(*order.threads) : ""}, output);
     return prepare_generate({order.from, order.preset, order.values}, output);
   }
 

@@ -216,6 +216,7 @@ JobOrder parse_resume(const Request& request) {
   order.checkpoint = members.text("checkpoint");
   order.model = members.text("model");
   order.pack = members.text("pack");
+  order.lora = members.text("lora");
   order.threads = members.integer("threads");
   members.end();
   if (order.checkpoint.empty()) members.fail("\"checkpoint\" is missing");

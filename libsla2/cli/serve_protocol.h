@@ -53,7 +53,7 @@ struct Request {
 
 /// What generate and resume take. A value of `values` is text, number, boolean or list of numbers.
 struct JobOrder {
-  std::string preset, from, checkpoint, model, pack;
+  std::string preset, from, checkpoint, model, pack, lora;
   std::vector<std::pair<std::string, std::string>> values;
   std::vector<std::string> outputs;
   std::string sheet, report;

@@ -107,4 +107,9 @@ struct LinearBits {
 };
 LinearBits linear_bits(const config::DitConfig& config, const Options& options);
 
+/// A model with LoRAs: reads like the base, with their products added in fp32 before a weight takes the form it is held in. Where
+/// several files change one tensor they are added in their order. `base` itself where there are none.
+std::shared_ptr<const weights::Checkpoint> with_loras(std::shared_ptr<const weights::Checkpoint> base,
+                                                      std::vector<weights::LoraFile> loras);
+
 }  // namespace sla2::dit

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "pipeline/loras.h"
 #include "pipeline/state.h"
 
 namespace sla2::pipeline {
@@ -40,6 +41,7 @@ std::map<std::string, std::string> common_metadata(const char* format, const Mod
           {"digests", json{{"dit", model.dit_digest},
                            {"vae", model.vae_digest},
                            {"text_encoder", model.encoder_digest},
+                           {"lora", lora_digest(settings)},
                            {"pack", settings.attention.pack == nullptr ? std::string() : settings.attention.pack->digest}}
                           .dump()}};
 }
@@ -159,6 +161,7 @@ SavedJob read_checkpoint(const std::string& path) {
   saved.dit_digest = json_text(digests, "dit");
   saved.vae_digest = json_text(digests, "vae");
   saved.encoder_digest = json_text(digests, "text_encoder");
+  saved.lora_digest = json_text(digests, "lora");
   saved.pack_digest = json_text(digests, "pack");  // absent in checkpoints of before there were packs
 
   JobState& state = saved.state;

@@ -5,15 +5,16 @@
 #include <thread>
 
 #include "pipeline/context.h"
+#include "pipeline/loras.h"
 
 namespace sla2::pipeline {
 
 namespace {
 
 /// What may change between a run and its continuation, because the frames do not depend on it.
-constexpr std::array<std::string_view, 12> kFreeOnResume{"threads",    "checkpoint",      "checkpoint_every", "preview_every",
-                                                         "latent_out", "embedding_cache", "memory_limit",     "model",
-                                                         "vae",        "text_encoder",    "tokenizer",        "pack"};
+constexpr std::array<std::string_view, 13> kFreeOnResume{
+    "threads", "checkpoint",   "checkpoint_every", "preview_every", "latent_out", "embedding_cache", "memory_limit", "model",
+    "vae",     "text_encoder", "tokenizer",        "pack",          "lora"};
 
 class RunningJob final : public Job {
  public:
@@ -188,6 +189,7 @@ std::unique_ptr<Job> Job::resume(std::shared_ptr<const Model> model, const std::
   const config::ParamSet values = merged_for_resume(saved.values, changes);
   check_same_pack(saved, values, checkpoint);
   auto job = make_context(std::move(model), values, std::move(callbacks));
+  check_same_loras(saved.lora_digest, job->settings, checkpoint);
   check_state_fits(saved, *job, checkpoint);
   job->settings.notes.clear();  // told by the first run, and in state.notes
   job->record.resumed_from = job->record.steps_done = saved.state.step;

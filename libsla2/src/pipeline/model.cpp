@@ -73,6 +73,9 @@ PartPaths read_model_json(const fs::path& file) {
     paths.defaults.merge_json(defaults->dump(), where + ", defaults");
     if (const std::string pack = paths.defaults.text("pack"); !pack.empty())
       paths.defaults.set_text("pack", (folder / path_of(pack)).string());
+    std::vector<weights::LoraSource> loras = weights::parse_lora_list(paths.defaults.text("lora"));
+    for (weights::LoraSource& lora : loras) lora.path = (folder / path_of(lora.path)).string();
+    if (!loras.empty()) paths.defaults.set_text("lora", weights::lora_list_text(loras));
   }
   return paths;
 }

@@ -2,6 +2,7 @@
 // The run report.
 #include "pipeline/report.h"
 
+#include "pipeline/loras.h"
 #include "pipeline/router_pack.h"
 
 namespace sla2::pipeline {
@@ -85,6 +86,7 @@ std::string report_json(const ModelParts& model, const Settings& settings, const
                      {"total", record.total_seconds}};
   root["step_seconds"] = record.step_seconds;
   root["layers"] = layer_list(record);
+  root["lora"] = lora_report(settings);
   root["pack"] = pack_report(model, settings);
   root["linears"] = linear_bits(model, settings);
   root["fallbacks"] = record.fallbacks;

@@ -66,9 +66,11 @@ void check_model(const RouterPack& pack, const ModelParts& model, Settings& sett
              : fmt::format("router pack {} was made on other weights than {} ({}): fine for a fine-tune of the same model",
                            pack.path, model.dit->path(), base));
   }
-  if (!m.needs.empty())
+  const auto is_needed = [&](const weights::LoraFile& lora) { return lora.digest == m.needs; };
+  if (!m.needs.empty() && std::none_of(settings.loras.begin(), settings.loras.end(), is_needed))
     warn(settings,
-         fmt::format("router pack {} requires the LoRA or weights with SHA-256 {}; whether {} holds them is not checked",
+         fmt::format("router pack {} requires the LoRA or weights with SHA-256 {}, which lora does not name; whether {} holds "
+                     "them is not checked",
                      pack.path, m.needs, model.dit->path()));
 }
 

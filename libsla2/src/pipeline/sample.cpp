@@ -70,7 +70,7 @@ class SamplingRun {
     options.pack = settings_.attention.pack;
     if (!job_.state.use_fp32) options.linear_bits = settings_.linear_bits;
     constexpr int kUnits = 100;
-    dit_ = dit::Dit::load(job_.parts().dit, options, job_.cancel,
+    dit_ = dit::Dit::load(dit::with_loras(job_.parts().dit, settings_.loras), options, job_.cancel,
                           [&](double part) { meter_.report(Phase::kLoad, static_cast<int>(part * kUnits), kUnits, part); });
     dit_->set_grid(settings_.grid);
     positive_ = dit_->prepare_prompt(job_.state.positive);

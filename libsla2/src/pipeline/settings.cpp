@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "pipeline/loras.h"
 #include "pipeline/router_pack.h"
 #include "text/text.h"
 
@@ -128,6 +129,7 @@ Settings resolve_settings(const ModelParts& model, const config::ParamSet& param
 
   resolve_schedule(model, params, settings);
   settings.seed = static_cast<uint64_t>(values.integer("seed"));
+  open_loras(model, settings);
   apply_pack(model, params, settings);
   resolve_attention(model, settings);
   tell_kappas(model, settings);

@@ -53,6 +53,7 @@ struct Settings {
   uint64_t seed = 0;
 
   AttentionSettings attention;
+  std::vector<weights::LoraFile> loras;
   dit::Precision precision = dit::Precision::kAuto;
   int linear_bits = 16;
   vae::Precision vae_precision = vae::Precision::kAuto;

@@ -31,7 +31,7 @@ void write_checkpoint(const std::string& path, const ModelParts& model, const Se
 struct SavedJob {
   config::ParamSet values;
   std::vector<float> sigmas;
-  std::string dit_digest, vae_digest, encoder_digest, pack_digest;
+  std::string dit_digest, vae_digest, encoder_digest, lora_digest, pack_digest;
   JobState state;
 };
 /// Throws FILE_* | VERSION.

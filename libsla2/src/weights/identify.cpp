@@ -144,21 +144,28 @@ Description describe_t5(const SourceSet& set) {
 }
 
 Description describe_lora(const SourceSet& set) {
-  int64_t pairs = 0, rank = 0;
+  int64_t pairs = 0, rank = 0, differences = 0;
   bool wan = false;
   for (const auto& [name, entry] : set.entries) {
+    wan = wan || name.find("self_attn") != std::string::npos || name.find("cross_attn") != std::string::npos ||
+          name.find(".attn1.") != std::string::npos || name.find(".attn2.") != std::string::npos;
+    if (name.ends_with(".diff") || name.ends_with(".diff_b")) ++differences;
     if (name.find(".lora_A") == std::string::npos && name.find("lora_down") == std::string::npos &&
         name.find("lora.down") == std::string::npos && name.find(".lora_a.") == std::string::npos) {
       continue;
     }
     ++pairs;
     if (!entry.info->shape.empty()) rank = std::max(rank, entry.info->shape.front());
-    wan = wan || name.find("cross_attn") != std::string::npos || name.find("attn2") != std::string::npos;
   }
   Description d;
   d.sizes = {{"pairs", pairs}, {"rank", rank}};
-  d.what = fmt::format("LoRA ({} pairs, rank {}){}", pairs, rank, wan ? " with the layer names of a Wan DiT" : "");
-  d.fits = wan ? "a Wan DiT; this version does not apply LoRAs yet" : "not a Wan DiT, by its layer names";
+  if (differences > 0) d.sizes["differences"] = differences;
+  const std::string content = pairs == 0 ? fmt::format("weight differences ({} tensors)", differences)
+                              : differences == 0
+                                  ? fmt::format("LoRA ({} pairs, rank {})", pairs, rank)
+                                  : fmt::format("LoRA ({} pairs, rank {}, {} differences)", pairs, rank, differences);
+  d.what = content + (wan ? " with the layer names of a Wan DiT" : "");
+  d.fits = wan ? "a Wan DiT of its sizes: lora = FILE (--lora)" : "not a Wan DiT, by its layer names";
   return d;
 }
 

@@ -227,13 +227,15 @@ constexpr std::array<Marker, 12> kMarkers{{
     {Kind::kTaehv, Naming::kOriginal, "decoder.1.weight", "decoder.3.conv.0.weight"},
 }};
 
-constexpr std::array<std::string_view, 5> kLoraEndings{".lora_A.weight", ".lora_down.weight", ".lora_A.default.weight",
-                                                       ".lora.down.weight", ".lora_a.weight"};
+constexpr std::array<std::string_view, 7> kLoraEndings{
+    ".lora_A.weight", ".lora_down.weight", ".lora_A.default.weight", ".lora.down.weight", ".lora_a.weight", ".diff", ".diff_b"};
 
 constexpr std::string_view kSharedRelativeBias = "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight";
 constexpr std::string_view kSecondLayer = "encoder.block.1.layer.0.SelfAttention.q.weight";
 
 }  // namespace
+
+std::span<const std::string_view> known_prefixes() noexcept { return kPrefixes; }
 
 bool is_storage_name(std::string_view name) noexcept {
   constexpr std::array<std::string_view, 7> kEndings{".scale_weight", ".weight_scale",   ".scale_input", ".input_scale",

@@ -2,6 +2,7 @@
 // Tensor names in the wild → canonical names (original Wan2.1 for DiT and VAE, Hugging Face for UMT5), and what kind of
 // model a list of names is. Pure text; no file is touched.
 #pragma once
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_set>
@@ -24,6 +25,9 @@ NameScheme recognise(const std::vector<std::string>& names);
 /// The canonical name; "" for tensors that belong to the storage, not to the model (quantisation markers), and for
 /// names outside the scheme's prefix the name itself.
 std::string canonical_name(std::string_view name, const NameScheme& scheme);
+
+/// What may stand before a model's own names: "model.diffusion_model.", "transformer." …, and nothing.
+std::span<const std::string_view> known_prefixes() noexcept;
 
 /// Names that carry scales and markers of quantised storage: ".scale_weight", ".weight_scale", "scaled_fp8" …
 bool is_storage_name(std::string_view name) noexcept;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/core.h"
+#include "weights/lora.h"
 #include "weights/router_pack.h"
 
 namespace sla2::weights {

@@ -84,6 +84,9 @@ constexpr ParamRow kTable[] = {
     {"block_k", kChoice, "Attention", "Key rows per attention block.", "rows", "16|32|64|128", "64", 0, 0, 0, true},
 
     {"model", kPath, "Model", "Folder with model.json, diffusers folder, or DiT file.", "", "", "", 0, 0, 0, false},
+    {"lora", kString, "Model",
+     "LoRA or weight-difference files added to the model: FILE or FILE@STRENGTH, several separated by semicolons.", "", "", "", 0,
+     0, 0, false},
     {"vae", kPath, "Model", "VAE file, when the model is a single DiT file.", "", "", "", 0, 0, 0, false},
     {"text_encoder", kPath, "Model", "UMT5 file, when the model is a single DiT file.", "", "", "", 0, 0, 0, false},
     {"tokenizer", kPath, "Model", "spiece.model, when it is neither inside nor beside the text encoder.", "", "", "", 0, 0, 0,
