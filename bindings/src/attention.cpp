@@ -3,7 +3,8 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
-#include <sla2/attention.h>
+#define SLA2_UNSTABLE
+#include <sla2/unstable.h>
 
 #include <array>
 #include <deque>
@@ -77,12 +78,23 @@ sla2_attention_config read_config(const py::dict& values) {
   return c;
 }
 
-/// A plan with its scratch. Calls from several threads wait for each other.
+/// Where a call on a GPU runs: workspace in its memory, owned by the caller, and the stream; empty on the CPU.
+struct Place {
+  uintptr_t workspace = 0, stream = 0;
+};
+
+/// A plan with its scratch. Calls from several threads wait for each other. A plan of a GPU ("device_id" in the configuration)
+/// has no scratch of its own: each call brings it, from the allocator that its tensors come from.
 class Plan {
  public:
   explicit Plan(const py::dict& config) {
     const sla2_attention_config c = read_config(config);
-    require(sla2_attention_create(&c, &plan_));
+    if (config.contains("device_id")) {
+      device_id_ = config["device_id"].cast<int32_t>();
+      require(sla2_attention_create_on(&c, SLA2_DEVICE_CUDA, device_id_, &plan_));
+    } else {
+      require(sla2_attention_create(&c, &plan_));
+    }
   }
   ~Plan() { sla2_attention_destroy(plan_); }
   Plan(const Plan&) = delete;
@@ -105,7 +117,8 @@ class Plan {
   }
 
   /// tensors: q, k, v and learned ones; outputs: out, lse, index with count. @return facts about the call
-  py::dict run(const py::dict& tensors, const py::dict& outputs, double probe_fraction, int threads) {
+  py::dict run(const py::dict& tensors, const py::dict& outputs, double probe_fraction, int threads,
+               std::pair<uintptr_t, uintptr_t> at) {
     Inputs in(tensors);
     Members to(outputs);
     sla2_attention_outputs o;
@@ -126,7 +139,7 @@ class Plan {
           const sla2_status status = sla2_attention_run(plan_, exec, &in.qkv, &in.params, scratch, bytes, &o);
           return status != SLA2_OK ? status : sla2_attention_get_stats(plan_, &stats);
         },
-        bytes, threads);
+        bytes, threads, {at.first, at.second});
     py::dict facts;
     facts["mode_used"] = stats.mode_used;
     facts["sparsity"] = stats.achieved_sparsity;
@@ -141,7 +154,7 @@ class Plan {
     return facts;
   }
 
-  void route(const py::dict& tensors, const py::dict& outputs, int threads) {
+  void route(const py::dict& tensors, const py::dict& outputs, int threads, std::pair<uintptr_t, uintptr_t> at) {
     Inputs in(tensors);
     Members to(outputs);
     List list(to, true);
@@ -150,11 +163,12 @@ class Plan {
         [&](void* scratch, const sla2_exec* exec) {
           return sla2_attention_route(plan_, exec, &in.qkv, &in.params, scratch, bytes, list.get());
         },
-        bytes, threads);
+        bytes, threads, {at.first, at.second});
   }
 
   /// saved: d_out, out, lse, index with count; gradients: one array for each that is wanted.
-  void backward(const py::dict& tensors, const py::dict& saved, const py::dict& gradients, int threads) {
+  void backward(const py::dict& tensors, const py::dict& saved, const py::dict& gradients, int threads,
+                std::pair<uintptr_t, uintptr_t> at) {
     Inputs in(tensors);
     Members from(saved), to(gradients);
     sla2_attention_saved s;
@@ -172,36 +186,44 @@ class Plan {
     const uint64_t bytes = backward_workspace_bytes();
     call([&](void* scratch,
              const sla2_exec* exec) { return sla2_attention_backward(plan_, exec, &in.qkv, &in.params, &s, scratch, bytes, &g); },
-         bytes, threads);
+         bytes, threads, {at.first, at.second});
   }
 
  private:
-  /// index [B,H,T_m,capacity] and count [B,H,T_m], int32 and contiguous.
+  /// index [B,H,T_m,capacity] and count [B,H,T_m], int32 and contiguous, where the plan is.
   class List {
    public:
-    List(const Members& values, bool written) {
+    List(Members& values, bool written) {
       if (!values.has("index")) return;
-      index_ = as_int32(values.get("index"), "index", written);
-      count_ = as_int32(values.get("count"), "count", written);
+      sla2_tensor *index = nullptr, *count = nullptr;
+      values.set("index", index, written);
+      values.set("count", count, written);
       require(sla2_block_list_init(&list_, sizeof list_));
-      list_.index = const_cast<int32_t*>(index_.data());
-      list_.count = const_cast<int32_t*>(count_.data());
-      list_.capacity = index_.shape(index_.ndim() - 1);
-      if (index_.size() != count_.size() * list_.capacity)
+      list_.index = numbers(*index, "index");
+      list_.count = numbers(*count, "count");
+      list_.capacity = index->shape[index->ndim - 1];
+      if (size(*index) != size(*count) * list_.capacity)
         throw py::value_error("index and count: shapes do not belong together; expected [B,H,T_m,capacity] and [B,H,T_m]");
       present_ = true;
     }
     [[nodiscard]] sla2_block_list* get() { return present_ ? &list_ : nullptr; }
 
    private:
-    using Array = py::array_t<int32_t, py::array::c_style>;
-    static Array as_int32(const py::object& source, const char* name, bool written) {
-      if (!py::isinstance<Array>(source) || (written && !py::reinterpret_borrow<py::array>(source).writeable()))
-        throw py::type_error(std::string(name) + ": expected a contiguous NumPy array of int32" +
-                             (written ? " that can be written" : ""));
-      return py::reinterpret_borrow<Array>(source);
+    static int64_t size(const sla2_tensor& tensor) {
+      int64_t count = 1;
+      for (int32_t axis = 0; axis < tensor.ndim; ++axis) count *= tensor.shape[axis];
+      return count;
     }
-    Array index_, count_;
+    static int32_t* numbers(const sla2_tensor& tensor, const char* name) {
+      bool fits = tensor.dtype_code == SLA2_DTYPE_INT && tensor.dtype_bits == 32;
+      int64_t step = 1;
+      for (int32_t axis = tensor.ndim - 1; axis >= 0; --axis) {
+        fits = fits && (tensor.shape[axis] <= 1 || tensor.strides[axis] == step);
+        step *= tensor.shape[axis];
+      }
+      if (!fits) throw py::type_error(std::string(name) + ": expected a contiguous array of int32");
+      return static_cast<int32_t*>(tensor.data);
+    }
     sla2_block_list list_{};
     bool present_ = false;
   };
@@ -225,22 +247,29 @@ class Plan {
   };
 
   template <typename Work>
-  void call(const Work& work, uint64_t bytes, int threads) {
+  void call(const Work& work, uint64_t bytes, int threads, Place at) {
     sla2_exec exec;
     require(sla2_exec_init(&exec, sizeof exec));
     exec.threads = threads;
+    const bool gpu = device_id_ >= 0;
+    if (gpu) {
+      exec.device_type = SLA2_DEVICE_CUDA;
+      exec.device_id = device_id_;
+      exec.stream = reinterpret_cast<void*>(at.stream);
+    }
     sla2_status status = SLA2_OK;
     std::string text;
     {
       const py::gil_scoped_release release;
       const std::lock_guard lock(mutex_);
-      status = work(scratch_.at_least(bytes), &exec);
+      status = work(gpu ? reinterpret_cast<void*>(at.workspace) : scratch_.at_least(bytes), &exec);
       if (status != SLA2_OK) text = sla2_last_error();
     }
     if (status != SLA2_OK) raise(status, text);
   }
 
   sla2_attention* plan_ = nullptr;
+  int32_t device_id_ = -1;  ///< -1: the CPU
   std::mutex mutex_;
   Scratch scratch_;
 };
@@ -262,9 +291,12 @@ void define_attention(py::module_& m) {
       .def_property_readonly("blocks", &Plan::blocks)
       .def_property_readonly("workspace_bytes", &Plan::workspace_bytes)
       .def_property_readonly("backward_workspace_bytes", &Plan::backward_workspace_bytes)
-      .def("run", &Plan::run, py::arg("tensors"), py::arg("outputs"), py::arg("probe_fraction"), py::arg("threads"))
-      .def("route", &Plan::route, py::arg("tensors"), py::arg("outputs"), py::arg("threads"))
-      .def("backward", &Plan::backward, py::arg("tensors"), py::arg("saved"), py::arg("gradients"), py::arg("threads"));
+      .def("run", &Plan::run, py::arg("tensors"), py::arg("outputs"), py::arg("probe_fraction"), py::arg("threads"),
+           py::arg("at") = std::pair<uintptr_t, uintptr_t>(0, 0))
+      .def("route", &Plan::route, py::arg("tensors"), py::arg("outputs"), py::arg("threads"),
+           py::arg("at") = std::pair<uintptr_t, uintptr_t>(0, 0))
+      .def("backward", &Plan::backward, py::arg("tensors"), py::arg("saved"), py::arg("gradients"), py::arg("threads"),
+           py::arg("at") = std::pair<uintptr_t, uintptr_t>(0, 0));
   m.def("token_order", &token_order, py::arg("kind"), py::arg("box"), py::arg("tile"));
 }
 

@@ -66,11 +66,15 @@ void Tensor::take_numpy(const py::handle& source, const char* name, bool written
 void Tensor::take_dlpack(const py::handle& source, const char* name, bool written) {
   using py::literals::operator""_a;
   py::object capsule;
+  // On a GPU the call says which stream it uses, the one its tensors are ready on: the producer must not wait for another.
+  py::dict how;
+  if (py::hasattr(source, "__dlpack_device__") && source.attr("__dlpack_device__")().cast<py::tuple>()[0].cast<int>() == kDLCUDA)
+    how["stream"] = -1;
   try {  // a consumer that says which version it reads is given a versioned tensor
-    capsule = source.attr("__dlpack__")("max_version"_a = py::make_tuple(DLPACK_MAJOR_VERSION, 0));
+    capsule = source.attr("__dlpack__")("max_version"_a = py::make_tuple(DLPACK_MAJOR_VERSION, 0), **how);
   } catch (py::error_already_set& error) {
     if (!error.matches(PyExc_TypeError)) throw;
-    capsule = source.attr("__dlpack__")();  // older producers
+    capsule = source.attr("__dlpack__")(**how);  // older producers
   }
   sla2_status status = SLA2_E_ARGUMENT;
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned") != 0) {

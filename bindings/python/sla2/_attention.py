@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sla2 import _sla2
+from sla2 import _gpu, _sla2
 
 Mode = Literal["full", "sla2", "sla1", "sparse_only", "linear_only", "l_plus_s", "pooled"]
 Router = Literal["sla2", "sla1", "vsa", "vmoba", "sparge", "given"]
@@ -92,26 +92,35 @@ class Attention:
     def backward_workspace_bytes(self) -> int:
         return self._native.backward_workspace_bytes
 
-    def new_list(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Room for a block list: index [B, H, T_m, most] and count [B, H, T_m]."""
+    def new_list(self, near: Any = None) -> tuple[Any, Any]:
+        """Room for a block list: index [B, H, T_m, most] and count [B, H, T_m], int32; NumPy's, or beside the GPU tensor `near`."""
         queries, _, most = self.blocks
         rows = (self.config.get("batch", 1), self.config["heads"], queries)
+        if near is not None and self.config.get("device_id") is not None:
+            return _gpu.zeros(near, (*rows, max(1, most)), "int32"), _gpu.zeros(near, rows, "int32")
         return np.zeros((*rows, max(1, most)), np.int32), np.zeros(rows, np.int32)
+
+    def _at(self, tensors: dict[str, Any], size: int) -> tuple[Any, tuple[int, int]]:
+        return _gpu.workspace(tensors["q"], size) if "device_id" in self.config else (None, (0, 0))
 
     def run(self, tensors: dict[str, Any], outputs: dict[str, Any], *, probe: float = 0.0, threads: int = 0) -> dict[str, Any]:
         """sla2_attention_run(): tensors q, k, v and learned ones; outputs out, lse, index with count. Returns facts about the call."""
-        facts = self._native.run(tensors, outputs, probe, threads)
+        held, at = self._at(tensors, self.workspace_bytes)
+        facts = self._native.run(tensors, outputs, probe, threads, at)
+        del held  # torch's allocator gives it to what comes later on the same stream
         facts["mode_used"] = _CHOICES["mode"][facts["mode_used"] - 1]
         return facts
 
-    def route(self, tensors: dict[str, Any], *, threads: int = 0) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        index, count = self.new_list()
-        self._native.route(tensors, {"index": index, "count": count}, threads)
+    def route(self, tensors: dict[str, Any], *, threads: int = 0) -> tuple[Any, Any]:
+        index, count = self.new_list(tensors["q"])
+        _held, at = self._at(tensors, self.workspace_bytes)
+        self._native.route(tensors, {"index": index, "count": count}, threads, at)
         return index, count
 
     def backward(self, tensors: dict[str, Any], saved: dict[str, Any], gradients: dict[str, Any], *, threads: int = 0) -> None:
         """sla2_attention_backward(): saved d_out, out, lse, index with count; an array for every gradient that is wanted."""
-        self._native.backward(tensors, saved, gradients, threads)
+        _held, at = self._at(tensors, self.backward_workspace_bytes)
+        self._native.backward(tensors, saved, gradients, threads, at)
 
 
 _plans: OrderedDict[tuple[Any, ...], Attention] = OrderedDict()
@@ -157,10 +166,12 @@ def _gather(q: Any, k: Any, v: Any, learned: dict[str, Any]) -> dict[str, Any]:
     small = {
         name: np.ascontiguousarray(value) if isinstance(value, np.ndarray) and name != "gate" else value for name, value in learned.items()
     }
-    tensors = {"q": q, "k": k, "v": v, **small}
-    blocks = tensors.pop("blocks", None)
+    blocks = small.pop("blocks", None)
     if blocks is not None:
-        tensors["index"], tensors["count"] = blocks
+        small["index"], small["count"] = blocks
+    if _gpu.place_of(q):
+        small = _gpu.beside(q, small)
+    tensors = {"q": q, "k": k, "v": v, **small}
     if "mix_values" in tensors:
         tensors["mix"] = tensors.pop("mix_values")
     return {name: value for name, value in tensors.items() if value is not None}
@@ -194,21 +205,27 @@ def attention(
     out        where the result goes; default: a new array of q's kind
     probe      compare this fraction of the query blocks with full attention; read it from the info
 
+    On a CUDA device (torch tensors) the call is queued on torch's current stream and does not wait; what its kernels cannot do raises
+    UnsupportedError, a machine without driver or kernels DeviceError, and nothing falls back to the CPU.
+
     Returns out, or (out, info) with `return_info=True`: mode_used, sparsity, blocks (index, count), lse [B,H,N] and the probe's errors.
     Raises ArgumentError (a ValueError) for shapes, strides and values, UnsupportedError for element types and devices.
     """
     learned = {name: options.pop(name) for name in _LEARNED if name in options}
-    plan = _plan(_configure(q, k, mode, sparsity, router, bits, products, layout, options))
+    device = _gpu.place_of(q)
+    plan = _plan(device | _configure(q, k, mode, sparsity, router, bits, products, layout, options))
     result = _empty_like(q) if out is None else out
     outputs: dict[str, Any] = {"out": result}
     if return_info:
-        index, count = plan.new_list()
         shape = (plan.config["batch"], plan.config["heads"], plan.config["query_tokens"])
-        outputs |= {"lse": np.empty(shape, np.float32), "index": index, "count": count}
+        on_gpu = "device_id" in plan.config
+        outputs["lse"] = _gpu.zeros(q, shape, "float32") if on_gpu else np.empty(shape, np.float32)
+        if not on_gpu or mode not in ("full", "linear_only"):  # on a GPU there is a list where a router makes one
+            outputs["index"], outputs["count"] = plan.new_list(q)
     facts = plan.run(_gather(q, k, v, learned), outputs, probe=probe, threads=threads)
     if not return_info:
         return result
-    return result, facts | {"lse": outputs["lse"], "blocks": (outputs["index"], outputs["count"])}
+    return result, facts | {"lse": outputs["lse"], "blocks": (outputs["index"], outputs["count"]) if "index" in outputs else None}
 
 
 def route(
@@ -223,7 +240,8 @@ def route(
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Only choose the key blocks of each query block: index [B,H,T_m,most], of which each row's first count [B,H,T_m] hold."""
     learned = {name: options.pop(name) for name in _LEARNED if name in options}
-    plan = _plan(_configure(q, k, options.pop("mode", "sparse_only"), sparsity, router, 16, "fp32", layout, options))
+    device = _gpu.place_of(q)
+    plan = _plan(device | _configure(q, k, options.pop("mode", "sparse_only"), sparsity, router, 16, "fp32", layout, options))
     return plan.route(_gather(q, k, None, learned), threads=threads)
 
 
