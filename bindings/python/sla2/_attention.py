@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sla2 import _gpu, _sla2
+from sla2.errors import Error
 
 Mode = Literal["full", "sla2", "sla1", "sparse_only", "linear_only", "l_plus_s", "pooled"]
 Router = Literal["sla2", "sla1", "vsa", "vmoba", "sparge", "given"]
@@ -139,6 +140,17 @@ def _plan(config: dict[str, Any]) -> Attention:
     return plan
 
 
+def gpu_refusal(device: int, heads: int, head_dim: int, tokens: int, options: dict[str, Any]) -> str | None:
+    """Why self-attention of these sizes and options of attention() cannot run on a GPU; None where it can. Makes the plan."""
+    config = {"layout": "BNHD", "products": "bf16", "batch": 1, "heads": heads, "kv_heads": heads, "head_dim": head_dim}
+    config |= {"query_tokens": tokens, "key_tokens": tokens, "device_id": device}
+    try:
+        _plan(config | {name: int(value) if isinstance(value, bool) else value for name, value in options.items() if name != "threads"})
+    except Error as error:
+        return str(error)
+    return None
+
+
 def clear_plans() -> None:
     """Free the scratch that `attention()` keeps between calls."""
     with _lock:
@@ -198,7 +210,7 @@ def attention(
 
     sparsity   fraction of key blocks skipped; with 0 or `mode="full"` this is plain attention
     bits       16, or 8: queries and keys multiplied as bytes
-    products   what 16 bits multiply: bf16 where q is bf16, else fp32
+    products   what 16 bits multiply: bf16 where q is bf16 and on GPUs, else fp32
     options    softmax_scale, block_q, block_k, smooth_k, mix, mix_scale, mix_bias, scope, rule, top_p, theta, negligible, tau,
                protect_first, protect_last, protect_near, min_tokens, fp8_values: as in sla2/attention.h
     learned    router_q, router_k, mix_values, proj, proj_bias, gate, key_bias, mask [B,H,T_m,T_n], blocks (index, count)
@@ -213,6 +225,7 @@ def attention(
     """
     learned = {name: options.pop(name) for name in _LEARNED if name in options}
     device = _gpu.place_of(q)
+    products = products or ("bf16" if device else None)
     plan = _plan(device | _configure(q, k, mode, sparsity, router, bits, products, layout, options))
     result = _empty_like(q) if out is None else out
     outputs: dict[str, Any] = {"out": result}
@@ -241,7 +254,9 @@ def route(
     """Only choose the key blocks of each query block: index [B,H,T_m,most], of which each row's first count [B,H,T_m] hold."""
     learned = {name: options.pop(name) for name in _LEARNED if name in options}
     device = _gpu.place_of(q)
-    plan = _plan(device | _configure(q, k, options.pop("mode", "sparse_only"), sparsity, router, 16, "fp32", layout, options))
+    plan = _plan(
+        device | _configure(q, k, options.pop("mode", "sparse_only"), sparsity, router, 16, "bf16" if device else "fp32", layout, options)
+    )
     return plan.route(_gather(q, k, None, learned), threads=threads)
 
 

@@ -81,8 +81,8 @@ class _LayerAttention:
     def _obstacle(self, call: Call) -> str | None:
         """Why the library cannot serve the call, or should not."""
         policy, choice, dim = self.applied.policy, self.choice, self.layer.head_dim
-        if call.device.type != "cpu":
-            return f"tensors on {call.device.type}; this build computes on the CPU alone"
+        if call.device.type not in ("cpu", "cuda"):
+            return f"tensors on {call.device.type}; expected the CPU or a CUDA device"
         if call.dtype not in _TYPES:
             return f"element type {call.dtype}; expected float32, bfloat16 or float16"
         if not 32 <= dim <= 256 or dim % 8:
@@ -96,6 +96,9 @@ class _LayerAttention:
             return f"token_order {policy.token_order} needs the video's size, and the transformer was not called as a whole"
         if not policy.holds(self.layer.index, choice):
             return "mode sla1 without learned numbers for this block"
+        if call.device.type == "cuda":
+            options, _ = self._split(call.dtype)
+            return _attention.gpu_refusal(call.device.index or 0, self.layer.heads, dim, call.tokens, options)
         return None
 
     def _split(self, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -113,7 +116,7 @@ class _LayerAttention:
             _check_grid(policy.pack, grid)
         inverse = None
         if policy.token_order != "raster" and grid is not None:
-            order, inverse = self.applied.order(grid)
+            order, inverse = (x.to(q.device) for x in self.applied.order(grid))
             q, k, v = (x.index_select(1, order) for x in (q, k, v))
         started = time.perf_counter()
         if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
