@@ -43,7 +43,8 @@ def main() -> None:
     step.add_argument("--budget", default="cpu")
     step = steps.add_parser("packs", parents=[threads])
     step = steps.add_parser("captions", parents=[threads])
-    step.add_argument("--count", type=int, default=64, help="clips an arm")
+    step.add_argument("--count", type=int, default=128, help="clips an arm")
+    step.add_argument("--runner", default="build/dev/bin/sla2", help="the sla2 program")
     step = steps.add_parser("report")
     step.add_argument("--budget", default="cpu")
     step.add_argument("--docs", type=Path, default=Path("libsla2/docs"))
@@ -75,7 +76,7 @@ def main() -> None:
     elif args.step == "captions":
         from . import captions, packs
 
-        captions.write(packs.MODEL, packs.MODEL / "packs", args.count, RESULTS / "captions.json")
+        captions.write(packs.MODEL, packs.MODEL / "packs", args.count, RESULTS / "captions.json", args.runner, args.threads)
     else:
         from .run import BUDGETS, run
 

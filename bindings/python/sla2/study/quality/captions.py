@@ -1,58 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do clips of the shipped model still show what their captions say with its router packs? Python sampler, detectors of the small world."""
+"""Do clips of the shipped model still show what their captions say with its router packs? Native runner, detectors of the small world."""
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ...diffusers import attach
-from ...nn import SparseAttention
-from ...packs import RouterPack
 from ..detect import accuracy, detect
-from ..measure import half_width, tasks
-from ..sample import Pipeline
+from ..measure import half_width, run_native, tasks
 
 
-def layer_of(pack: RouterPack, index: int) -> SparseAttention:
-    """Return a layer's attention as the pack says."""
-    module = SparseAttention(
-        pack.heads, pack.head_dim, mode=pack.mode, sparsity=1 - pack.kappa[0], bits=pack.bits, alpha_mode=pack.alpha_mode, layout="BNHD",
-        block_q=pack.block_q, block_k=pack.block_k, token_order=pack.token_order, smooth_k=pack.smooth_k,
-    )  # fmt: skip
-    learned = pack.layer(index)
-    with torch.no_grad():
-        for name, key in (("proj_q", "router_q"), ("proj_k", "router_k"), ("alpha", "mix_values")):
-            getattr(module, name).copy_(torch.from_numpy(learned[key].copy()))
-    return module.requires_grad_(False)
-
-
-def measure(model: Path, packs: dict[str, Path | None], count: int, seed: int = 0) -> dict[str, Any]:
-    """Return the accuracy per attribute of each arm over the same held-out prompts and noises; None: full attention."""
-    pipeline, work = Pipeline(model), tasks(count, seed)
-    found: dict[str, Any] = {}
-    for name, path in packs.items():
-        attachment = None
-        if path is not None:
-            pack = RouterPack.load(path)
-            attachment = attach(pipeline.dit, lambda i, heads, dim, pack=pack: layer_of(pack, i))
-        pairs = []
-        for i in range(0, count, 4):
-            part = work[i : i + 4]
-            clips = pipeline([p for _, p, _ in part], [s for _, _, s in part])
-            pairs += [(scene, detect(clip)) for (scene, _, _), clip in zip(part, clips)]
-        if attachment is not None:
-            attachment.detach()
-        shares = accuracy(pairs)
-        found[name] = {"count": count, "accuracy": shares, "half_width_95": {k: round(half_width(v, count), 4) for k, v in shares.items()}}
-        print(name, found[name], flush=True)
+def arms(folder: Path) -> dict[str, list[str]]:
+    """Return the runner's further arguments by name: full attention, then every pack, with the LoRA that belongs to it."""
+    found: dict[str, list[str]] = {"full": []}
+    for pack in sorted(folder.glob("*.sla2.safetensors")):
+        name = pack.name.removesuffix(".sla2.safetensors")
+        lora = folder / f"{name}.lora.safetensors"
+        found[name] = ["--pack", str(pack)] + (["--lora", str(lora)] if lora.is_file() else [])
     return found
 
 
-def write(model: Path, folder: Path, count: int, path: Path) -> None:
-    """Measure full attention and every pack of ``folder``."""
-    packs = {p.name.split(".")[0]: p for p in sorted(folder.glob("*.sla2.safetensors"))}
-    path.write_text(json.dumps(measure(model, {"full": None, **packs}, count), indent=1) + "\n")
+def write(model: Path, folder: Path, count: int, path: Path, runner: str, threads: int, seed: int = 0) -> None:
+    """Measure all arms on the same held-out prompts and noises; an arm that ``path`` holds already, of the same files, is not repeated."""
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    work = tasks(count, seed)
+    for name, extra in arms(folder).items():
+        facts = {
+            "count": count,
+            "files": {Path(f).name: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in extra if Path(f).is_file()},
+        }
+        if all(found.get(name, {}).get(key) == value for key, value in facts.items()):
+            continue
+        options = argparse.Namespace(runner=runner, model=str(model), extra=[*extra, "--threads", str(threads)])
+        clips = run_native(options, work)
+        shares = accuracy([(scene, detect(clip)) for (scene, _, _), clip in zip(work, clips, strict=True)])
+        found[name] = {**facts, "accuracy": shares, "half_width_95": {k: round(half_width(v, count), 4) for k, v in shares.items()}}
+        print(name, json.dumps(found[name]), flush=True)
+        path.write_text(json.dumps(found, indent=1) + "\n")

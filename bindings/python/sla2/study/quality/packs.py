@@ -7,6 +7,7 @@ There 90 % keeps two key blocks of a row and 95 % one: it shows the machinery, n
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from . import teacher
 
 MODEL = Path("presets/models/small_world")
 ATTENTION = {"mode": "sla2", "bits": 8, "block_q": 32, "block_k": 16}
+LORA = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ffn.net.0.proj", "ffn.net.2"]
 FIT = {
     "samples": 24,
     "held_out": 8,
@@ -34,11 +36,11 @@ FIT = {
 }
 
 
-def shards(work: Path, train_clips: int = 160, check_clips: int = 32) -> None:
+def shards(work: Path, fit_clips: int = 160, train_clips: int = 1600, check_clips: int = 32) -> None:
     """Write the trainer's shards from cached latents: to fit (its "test" clips choose among states, so they are training
     combinations) and to train (its "test" clips are held-out combinations)."""
     base, text = teacher.base(work), Encoder(work / "text.pt")
-    plan = (("fit", "train", "train", 0, train_clips), ("fit", "test", "train", train_clips, train_clips + check_clips),
+    plan = (("fit", "train", "train", 0, fit_clips), ("fit", "test", "train", fit_clips, fit_clips + check_clips),
             ("train", "train", "train", 0, train_clips), ("train", "test", "test", 0, check_clips))  # fmt: skip
     for purpose, split, source, first, last in plan:
         path = work / "quality" / f"shards_{purpose}" / f"{split}_0000.safetensors"
@@ -66,22 +68,29 @@ def config(work: Path, sparsity: float, stage: int) -> dict[str, Any]:
     return common | {
         "attention": {**ATTENTION, "sparsity": sparsity, "pack": str(pack)},
         "train": {
-            "what": "attention",
-            "steps": 60,
+            "what": "lora",
+            "steps": 1500,
             "batch": 8,
-            "attention_lr": 2e-2,
-            "warmup": 2,
+            "lr": 1e-3,
+            "attention_lr": 1e-2,
+            "warmup": 20,
             "decay": "cosine",
             "autocast": "bf16",
-            "shift": 3.0,
+            "shift": 5.0,
+            "weight_decay": 0.0,
         },
-        "evaluate": {"every": 60, "samples": 8, "levels": [0.9, 0.7, 0.5, 0.3, 0.1], "attention_samples": 0},
+        "lora": {"rank": 32, "alpha": 32.0, "targets": LORA},
+        "evaluate": {"every": 150, "samples": 8, "levels": [0.9, 0.7, 0.5, 0.3, 0.1], "attention_samples": 0},
+        "checkpoint": {"every": 150},
         "output": {"path": str(work / "quality" / f"train_{name}"), "tensorboard": False},
     }
 
 
 def make(work: Path, out: Path = MODEL / "packs") -> dict[str, Any]:
-    """Fit (stage 1) and train (stage 2: the mixing numbers end to end, weights as they are) packs of 90 and 95 %; write them."""
+    """Write packs of 90 and 95 %: of stage 1 (routers and mixing), and of stage 2 with the LoRA that was trained with it.
+
+    Goes on where it was stopped: the trainer's checkpoints are under ``work``.
+    """
     shards(work)
     out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
@@ -92,12 +101,10 @@ def make(work: Path, out: Path = MODEL / "packs") -> dict[str, Any]:
         found[name] = {"stage1": {k: first[k] for k in ("identity", "fitted", "by_layer", "layers")}}
     for sparsity in (0.9, 0.95):
         name = f"s{round(100 * sparsity)}"
-        second = train(config(work, sparsity, 2))
-        pack = RouterPack.load(export(config(work, sparsity, 2))["files"][0]["pack"])
-        pack.errors |= {k: v for k, v in second.items() if isinstance(v, (int, float))}
-        pack.stage = 2
-        pack.save(out / f"stage2_{name}.sla2.safetensors")
-        found[name]["stage2"] = second
+        found[name]["stage2"] = train(config(work, sparsity, 2))
+        (files,) = export(config(work, sparsity, 2))["files"]
+        shutil.copyfile(files["weights"], out / f"stage2_{name}.lora.safetensors")
+        shutil.copyfile(files["pack"], out / f"stage2_{name}.sla2.safetensors")
     return found
 
 
