@@ -64,6 +64,20 @@ void write_side_by_side(const ClipMemory& left, const ClipMemory& right, Outputs
   outputs.finish();
 }
 
+/// The LoRAs of a run but for the one that its router pack was trained with, as the parameter's text: full attention is compared
+/// as the model has it by itself.
+std::string loras_without_the_packs(const ordered_json& report) {
+  const ordered_json& pack = report.at("pack");
+  const std::string needed = pack.is_object() ? pack.value("requires", "") : "";
+  std::string text;
+  for (const ordered_json& lora : report.at("lora")) {
+    if (lora.at("digest") == needed) continue;
+    text +=
+        fmt::format("{}{}@{}", text.empty() ? "" : "; ", lora.at("path").get<std::string>(), lora.at("strength").get<double>());
+  }
+  return text;
+}
+
 double sampling_seconds(const ordered_json& report) { return report.at("seconds").at("sample").get<double>(); }
 
 JobResult compare(const CompareOptions& options, JobObserver& observer, CancelPoint& cancel, ModelCache& models) {
@@ -91,17 +105,18 @@ JobResult compare(const CompareOptions& options, JobObserver& observer, CancelPo
   ClipMemory left, right;
   full.tap = &left;
   asked.tap = &right;
-  observer.on_note("first with full attention");
+  observer.on_note("first as asked");
+  const JobResult first = run_job(asked, observer, cancel, models);
+  const ordered_json asked_report = ordered_json::parse(first.report);
+  require(sla2_params_set_text(full.params.get(), "lora", loras_without_the_packs(asked_report).c_str()));
+  observer.on_note("and now with full attention");
   const ordered_json full_report = ordered_json::parse(run_job(full, observer, cancel, models).report);
-  observer.on_note("and now as asked");
-  const JobResult second = run_job(asked, observer, cancel, models);
-  const ordered_json asked_report = ordered_json::parse(second.report);
   write_side_by_side(left, right, outputs);
 
   JobResult result;
   result.written = outputs.written();
   result.report_path = plan.report;
-  result.frames = second.frames;
+  result.frames = first.frames;
   const double full_seconds = sampling_seconds(full_report), asked_seconds = sampling_seconds(asked_report);
   const std::optional<double> difference = psnr(left, right);
   ordered_json report{{"format", "sla2.comparison"},

@@ -101,11 +101,23 @@ def make(work: Path, out: Path = MODEL / "packs") -> dict[str, Any]:
         found[name] = {"stage1": {k: first[k] for k in ("identity", "fitted", "by_layer", "layers")}}
     for sparsity in (0.9, 0.95):
         name = f"s{round(100 * sparsity)}"
-        found[name]["stage2"] = train(config(work, sparsity, 2))
+        settings = config(work, sparsity, 2)
+        last = train(settings)
+        found[name]["stage2"] = {
+            **last,
+            "before": before(Path(settings["output"]["path"]) / "log.jsonl"),
+            "steps": settings["train"]["steps"],
+        }
         (files,) = export(config(work, sparsity, 2))["files"]
         shutil.copyfile(files["weights"], out / f"stage2_{name}.lora.safetensors")
         shutil.copyfile(files["pack"], out / f"stage2_{name}.sla2.safetensors")
     return found
+
+
+def before(log: Path) -> float:
+    """Return the velocity error of the evaluation before the first step."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return float(next(x["velocity_error"] for x in lines if x["kind"] == "evaluation" and x["step"] == 0))
 
 
 def heads_improved(layers: dict[str, dict[str, Any]]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 from . import analysis, heads
 from .arms import ARMS, BY_NAME
@@ -130,6 +131,30 @@ def chart(records: analysis.Records) -> str:
     return "\n".join([*out, "</svg>"]) + "\n"
 
 
+def packs_table(packs: dict[str, Any], captions: dict[str, Any]) -> str:
+    """Return the shipped packs: errors of both stages, and how often clips of the native runner show what their captions say."""
+
+    def share(name: str) -> str:
+        found = captions.get(name)
+        return "not measured" if found is None else f"{100 * found['accuracy']['all']:.1f} %"
+
+    lines = ["| pack | hard-mask error, identity router | fitted | velocity error, first stage | second stage | clips right in all six, first stage | second stage |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for name, found in packs.items():
+        one, two = found["stage1"], found["stage2"]
+        lines.append(
+            f"| `{name}` | {one['identity']:.3f} | {one['fitted']:.3f} | {100 * two['before']:.1f} % | {100 * two['velocity_error']:.1f} % |"
+            f" {share('stage1_' + name)} | {share('stage2_' + name)} |"
+        )
+    count = captions["full"]["count"]
+    worst = max(x["half_width_95"]["all"] for x in captions.values())
+    lines += [
+        "",
+        f"Full attention: {share('full')}. {count} clips each, the same held-out prompts and noises; 95 % intervals at most ±{100 * worst:.1f}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def fill(page: str, parts: dict[str, str]) -> str:
     """Replace what stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. Raises ValueError where a marker is missing."""
     for name, text in parts.items():
@@ -147,6 +172,9 @@ def parts(folder: Path) -> dict[str, str]:
         raise FileNotFoundError(f"no results in {folder}: run `python -m sla2.study.quality run` first")
     found = {"arms": arms_table(records), "claims": claims_table(records), "bins": bins_table(records), "runs": seeds_table(records)}
     first = folder / "first_stage.json"
+    both = [folder.parent / name for name in ("packs.json", "captions.json")]
+    if all(path.is_file() for path in both):
+        found["packs"] = packs_table(*(json.loads(path.read_text()) for path in both))
     return found | {"heads": heads.text(json.loads(first.read_text())) if first.exists() else "Not run."}
 
 
