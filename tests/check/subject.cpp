@@ -60,14 +60,10 @@ attention::Config config_of(const Case& c) {
   return config;
 }
 
-namespace {
-
 std::unique_ptr<attention::Plan> make_plan(const Case& c, const Target& target) {
   if (target.gpu) return attention::Plan::create(config_of(c), *target.gpu);
   return attention::Plan::create(config_of(c), target.isa);
 }
-
-}  // namespace
 
 bool runs_full(const Case& c, double kept_share) {
   const Problem& p = c.problem;

@@ -67,6 +67,8 @@ class Subject {
 [[nodiscard]] std::vector<Target> emulated_gpus();
 /// bits → numbers.
 [[nodiscard]] std::vector<double> widen(const std::vector<std::byte>& bits, Element type);
+/// The plan of a case for whoever runs it.
+[[nodiscard]] std::unique_ptr<attention::Plan> make_plan(const Case& c, const Target& target);
 /// The case in the words of the door.
 [[nodiscard]] attention::Config config_of(const Case& c);
 /// What the case's result is measured against: the arithmetic its kernels may use.

@@ -3,32 +3,15 @@
 #include "attention/device_plan.h"
 
 #include <cmath>
+#include <optional>
 
+#include "attention/device_backward.h"
+#include "attention/device_rows.h"
 #include "attention/request.h"
 #include "device/device.h"
 
 namespace sla2::attention {
 namespace {
-
-int32_t element_of(DType dtype) {
-  return dtype == DType::kBF16 ? cuda::kElementBf16 : dtype == DType::kF16 ? cuda::kElementF16 : cuda::kElementF32;
-}
-
-/// A view for kernels. Pairs of channels are read at once where every row starts at an even element of aligned memory.
-template <typename Operand>
-cuda::Rows rows(const Operand& x, int64_t heads) {
-  const auto size = dtype_size(x.dtype);
-  const auto even = [](int64_t stride) { return stride % 2 == 0; };
-  const bool pairs = reinterpret_cast<uintptr_t>(x.data) % (2 * size) == 0 && even(x.stride_batch) && even(x.stride_head) &&
-                     even(x.stride_token);
-  return {const_cast<void*>(static_cast<const void*>(x.data)),
-          x.stride_batch,
-          x.stride_head,
-          x.stride_token,
-          static_cast<int32_t>(heads),
-          element_of(x.dtype),
-          pairs ? 1 : 0};
-}
 
 class DevicePlan final : public Plan {
  public:
@@ -46,6 +29,7 @@ class DevicePlan final : public Plan {
     stream_at_ = at_once ? map.state : map.keys;
     shared_bytes_ = shape_.linear ? std::max(map.bytes, stream_at_ + cuda::stream_bytes(shape_.width)) : map.bytes;
     prepare();
+    backward_.emplace(gpu, g);
     stats_.mode_used = g.mode;
     stats_.blocks_total = g.heads * g.query_blocks * g.key_blocks;
     stats_.blocks_kept = g.heads * g.query_blocks * (g.routed ? g.top_k : g.mode == Mode::kFull ? g.key_blocks : 0);
@@ -57,12 +41,10 @@ class DevicePlan final : public Plan {
   [[nodiscard]] int64_t key_blocks() const noexcept override { return geometry_.list_key_blocks; }
   [[nodiscard]] int64_t max_kept() const noexcept override { return geometry_.max_kept; }
   [[nodiscard]] uint64_t workspace_bytes() const noexcept override { return bytes_; }
-  [[nodiscard]] uint64_t backward_workspace_bytes() const noexcept override { return 0; }
+  [[nodiscard]] uint64_t backward_workspace_bytes() const noexcept override { return backward_->workspace_bytes(); }
   [[nodiscard]] const Stats& stats() const noexcept override { return stats_; }
   [[nodiscard]] bool on_device() const noexcept override { return true; }
-  void backward(const Backward&, void*) override {
-    fail(SLA2_E_UNSUPPORTED, "attention on CUDA: gradients are not built: run backward on the CPU");
-  }
+  void backward(const Backward& in, void* workspace) override { backward_->run(in, workspace); }
   void route(const Forward& in, void* workspace) override {
     SLA2_CHECK(in.list != nullptr, SLA2_E_ARGUMENT, "attention: route has no list to write to");
     run(in, workspace, true);
@@ -203,6 +185,7 @@ class DevicePlan final : public Plan {
   device::Launcher& gpu_;
   Geometry geometry_;
   DeviceShape shape_;
+  std::optional<DeviceBackward> backward_;  ///< made when the configuration has been found to run
   std::string attend_;
   uint32_t stream_at_ = 0, shared_bytes_ = 0;
   uint64_t bytes_ = 0;

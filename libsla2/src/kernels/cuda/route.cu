@@ -144,12 +144,13 @@ SLA2_DEVICE void write_list(const RouteParams& p, const RouteMap& map, uint64_t 
 SLA2_DEVICE void write_rest(const RouteParams& p, const RouteMap& map) {
   const int64_t row = static_cast<int64_t>(block_y()) * p.query_blocks + block_x();
   const int32_t* const list = p.list + row * p.capacity;
+  const int32_t kept = p.count[row];
   float top = -infinity(), sum = 0;
   for (int pass = 0; pass < 2; ++pass) {
     int32_t at = 0;
     for (auto j = static_cast<int32_t>(thread_index()); j < p.key_blocks; j += kPrepareThreads) {
-      while (at < p.keep && list[at] < j) ++at;
-      if (at < p.keep && list[at] == j) continue;
+      while (at < kept && list[at] < j) ++at;
+      if (at < kept && list[at] == j) continue;
       const auto score = static_cast<float>(shared_load<double>(map.scores + static_cast<uint32_t>(j) * 8));
       if (pass == 0) {
         top = largest(top, score);
@@ -187,6 +188,14 @@ SLA2_KERNEL(sla2_route, kPrepareThreads, 4, RouteParams) {
     pool_query(p, map.query);
     score(p, means, map.query, map.scores);
   }
+  write_rest(p, map);
+}
+
+/// L_rest alone, of a list that is there already. Grid as sla2_route.
+SLA2_KERNEL(sla2_rest, kPrepareThreads, 4, RouteParams) {
+  const RouteMap map = route_map(p);
+  pool_query(p, map.query);
+  score(p, p.means + block_y() / p.heads_per_key * static_cast<int64_t>(p.dim) * p.mean_row, map.query, map.scores);
   write_rest(p, map);
 }
 
