@@ -103,6 +103,7 @@ uint32_t linear_bytes(int width) {
   return (lines + 1023) / 1024 * 1024 + state_bytes(width);
 }
 uint32_t linear_keys_bytes(int width) { return (static_cast<uint32_t>(3 * width * 4) + 1023) / 1024 * 1024 + state_bytes(width); }
+cuda::RouteMap rest_map(const Geometry& g) { return cuda::route_map(static_cast<int>(g.key_blocks), static_cast<int>(g.dim), 0); }
 constexpr uint32_t kScanBytes = cuda::kPrepareThreads * 4;
 
 }  // namespace
@@ -127,7 +128,7 @@ void DeviceBackward::prepare() {
     load("sla2_transpose_scan", kScanBytes);
     load("sla2_transpose_fill", 0);
   }
-  if (g.mode == Mode::kSla2) load("sla2_rest", cuda::route_bytes(static_cast<int>(g.key_blocks), static_cast<int>(g.dim)));
+  if (g.mode == Mode::kSla2) load("sla2_rest", rest_map(g).bytes);
   if (!shape_.linear) return;
   load(kernel("sla2_totals_"), cuda::stream_bytes(width));
   load("sla2_sum_totals", 0);
@@ -200,6 +201,7 @@ void DeviceBackward::prepare_keys(const Backward& in, const DeviceBackwardWorksp
   p.k = rows(in.k, g.config.kv_heads), p.v = rows(in.v, g.config.kv_heads), p.shift = w.shift;
   p.keys = w.keys, p.values = w.values, p.features = w.features, p.z = w.z;
   p.key_tokens = g.config.key_tokens, p.dim = dim, p.width = shape_.width, p.block_k = block_k, p.key_blocks = key_blocks;
+  p.tiles = shape_.key_tiles;
   p.smooth_features = g.config.smooth_k ? 1 : 0;
   start("sla2_pack", g.key_blocks, g.key_heads, cuda::kPrepareThreads, cuda::pack_bytes(block_k, shape_.width), p);
 }
@@ -211,7 +213,7 @@ void DeviceBackward::pack_queries(const Backward& in, const DeviceBackwardWorksp
   p.k = rows(in.q, g.config.heads), p.v = rows(in.d_out, g.config.heads);
   p.keys = w.queries, p.values = w.gradients;
   p.key_tokens = g.config.query_tokens, p.dim = static_cast<int32_t>(g.dim), p.width = shape_.width;
-  p.block_k = static_cast<int32_t>(kTile), p.key_blocks = query_tiles_;
+  p.block_k = static_cast<int32_t>(kTile), p.key_blocks = p.tiles = query_tiles_;
   start("sla2_pack", query_tiles_, g.heads, cuda::kPrepareThreads, cuda::pack_bytes(p.block_k, shape_.width), p);
 }
 
@@ -223,8 +225,7 @@ void DeviceBackward::add_totals(const DeviceBackwardWorkspace& w, bool of_querie
   const int64_t grid = static_cast<int64_t>(shape_.width) * shape_.width / kSumThreads + 1;
   if (!of_queries) {
     const auto key_blocks = static_cast<int32_t>(g.key_blocks);
-    const cuda::TotalsParams t{w.features,  w.values, w.partial, key_blocks * shape_.tiles_per_block, shape_.tiles_per_part,
-                               shape_.parts};
+    const cuda::TotalsParams t{w.features, w.values, w.partial, shape_.key_tiles, shape_.tiles_per_part, shape_.parts};
     start(kernel("sla2_totals_"), shape_.parts, g.key_heads, threads, shared, t);
     const cuda::SumTotalsParams s{w.partial, w.z, w.state_total, w.z_total, shape_.parts, key_blocks, shape_.width};
     start("sla2_sum_totals", grid, g.key_heads, kSumThreads, 0, s);
@@ -263,6 +264,7 @@ cuda::AttendParams DeviceBackward::attend_params(const Backward& in, const Devic
   p.q = rows(in.q, c.heads);
   p.keys = w.keys, p.values = w.values, p.features = w.features, p.feature_values = w.values;
   if (g.routed) p.list = in.list->index, p.count = in.list->count, p.capacity = in.list->capacity;
+  if (g.mode == Mode::kSla2) p.apart = p.list, p.apart_count = p.count, p.apart_capacity = p.capacity;
   p.state_total = w.state_total, p.z_total = w.z_total, p.z = w.z;
   p.rest_log_sum = w.rest_log_sum;
   p.query_tokens = c.query_tokens, p.key_tokens = c.key_tokens;
@@ -270,7 +272,8 @@ cuda::AttendParams DeviceBackward::attend_params(const Backward& in, const Devic
   p.mix_scale = static_cast<float>(c.mix_scale), p.mix_bias = static_cast<float>(c.mix_bias);
   p.dim = static_cast<int32_t>(g.dim), p.block_q = static_cast<int32_t>(g.block_q), p.block_k = static_cast<int32_t>(g.block_k);
   p.query_blocks = static_cast<int32_t>(g.query_blocks), p.key_blocks = static_cast<int32_t>(g.key_blocks);
-  p.tiles_per_block = shape_.tiles_per_block;
+  p.tiles = p.key_tiles = shape_.key_tiles;
+  p.tiles_per_block = shape_.tiles_per_block, p.blocks_per_tile = shape_.blocks_per_tile;
   p.heads = static_cast<int32_t>(c.heads), p.heads_per_key = static_cast<int32_t>(g.heads_per_key);
   p.join = g.mode == Mode::kSla2         ? cuda::kJoinMix
            : g.mode == Mode::kLPlusS     ? cuda::kJoinSum
@@ -304,7 +307,8 @@ void DeviceBackward::queries(const Backward& in, const DeviceBackwardWorkspace& 
     p.scale = g.scale, p.query_tokens = base.query_tokens, p.key_tokens = base.key_tokens, p.capacity = base.capacity;
     p.dim = base.dim, p.block_q = base.block_q, p.block_k = base.block_k, p.query_blocks = base.query_blocks;
     p.key_blocks = base.key_blocks, p.mean_row = shape_.mean_row, p.heads = base.heads, p.heads_per_key = base.heads_per_key;
-    start("sla2_rest", g.query_blocks, g.heads, cuda::kPrepareThreads, cuda::route_bytes(p.key_blocks, p.dim), p);
+    p.map = rest_map(g);
+    start("sla2_rest", g.query_blocks, g.heads, cuda::kPrepareThreads, p.map.bytes, p);
   }
   if (shape_.linear) {
     const cuda::LinearParams p{base,  w.gradients, w.rows,  w.shares,     w.d_queries,

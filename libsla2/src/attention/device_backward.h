@@ -6,7 +6,7 @@
 #include <string>
 
 #include "attention/device_plan.h"
-#include "device/launch.h"
+#include "device/device.h"
 #include "kernels/cuda/backward_params.h"
 
 namespace sla2::attention {

@@ -45,14 +45,12 @@ SLA2_DEVICE void key_gradients(const KeysParams& p) {
   const int32_t key_block = static_cast<int32_t>(block_x()) / p.tiles_per_block;
   const int32_t steps = ColumnWalk::count(p.columns, key_head, key_block) * p.columns.halves_per_block;
   HalfWalk walk{ColumnWalk(p.columns, key_head, key_block, false), p.query_tiles};
+  const typename State<kWidth>::Source source{p.queries, p.gradients};
   int64_t ahead = 0;
   const auto start = [&](int32_t step) {
     if (step < steps) {
       ahead = walk.next();
-      const int64_t at = ahead / 2 * static_cast<int64_t>(Map::kTile);
-      const uint32_t stage = Map::kStream + static_cast<uint32_t>(step % 2) * 2 * Map::kHalf;
-      State<kWidth>::copy_half(stage, p.queries + at, static_cast<uint32_t>(ahead % 2));
-      State<kWidth>::copy_half(stage + Map::kHalf, p.gradients + at, static_cast<uint32_t>(ahead % 2));
+      source.copy(Map::kStream + static_cast<uint32_t>(step % 2) * 2 * Map::kHalf, 0, ahead * kHalfRows, kHalfRows);
     }
     copy_async_commit();
   };

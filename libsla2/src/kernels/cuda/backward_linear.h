@@ -51,22 +51,15 @@ SLA2_DEVICE void centred_state(const AttendParams& p, int64_t key_head) {
   using Branch = LinearBranch<kWidth>;
   const uint32_t warp = thread_index() / 32, g = thread_index() % 32 / 4, t = thread_index() % 4;
   const bool active = warp < kWidth / 16;
-  const typename Branch::Plan plan = Branch::plan(p, kept_blocks(p));
+  const typename Branch::Plan plan = Branch::plan(p);
   Branch::sum_z(p, key_head, plan);
   State<kWidth> state;
   state.clear();
   {
-    const int64_t at = key_head * p.key_blocks * p.tiles_per_block * static_cast<int64_t>(State<kWidth>::kTile);
-    BlockWalk walk = plan.walk;
-    int64_t tile = 0;
-    int32_t left = 0;
-    const auto next = [&] {
-      if (left == 0) tile = static_cast<int64_t>(walk.next()) * p.tiles_per_block, left = p.tiles_per_block;
-      --left;
-      return tile++;
-    };
-    state.add(Map::kState, p.features + at, p.feature_values + at, static_cast<uint32_t>(plan.blocks * p.tiles_per_block), active,
-              warp, next);
+    const int64_t at = key_head * p.tiles * static_cast<int64_t>(State<kWidth>::kTile);
+    typename Branch::template Stages<false> fill{p, {p.features + at, p.feature_values + at}, plan.walk, plan.blocks};
+    state.add(Map::kState, static_cast<uint32_t>(plan.blocks) * (static_cast<uint32_t>(p.block_k) / kStreamKeys), active, warp,
+              fill);
   }
   if (plan.subtract && active) {
     const float* const total = p.state_total + (key_head * kWidth + warp * 16) * kWidth;

@@ -71,24 +71,10 @@ struct LinearKeys {
 
   /// Halves of G and dO stream through two stages.
   SLA2_DEVICE void add_up(const Plan& plan, bool active, State<kWidth>& state) const {
-    constexpr uint32_t kHalf = State<kWidth>::kHalf;
     HalfWalk walk{ColumnWalk(p.columns, key_head, block, plan.others), p.query_tiles};
-    const int32_t steps = plan.blocks * p.columns.halves_per_block;
-    for (int32_t step = 0; step <= steps; ++step) {
-      if (step < steps) {
-        const int64_t half = walk.next(), at = half / 2 * static_cast<int64_t>(State<kWidth>::kTile);
-        const uint32_t stage = Map::kState + static_cast<uint32_t>(step % 2) * 2 * kHalf;
-        State<kWidth>::copy_half(stage, p.shares + at, static_cast<uint32_t>(half % 2));
-        State<kWidth>::copy_half(stage + kHalf, p.gradients + at, static_cast<uint32_t>(half % 2));
-      }
-      copy_async_commit();
-      if (step == 0) continue;
-      copy_async_wait<1>();
-      sync_threads();
-      if (active) state.add_stage(Map::kState + static_cast<uint32_t>((step - 1) % 2) * 2 * kHalf, warp);
-      sync_threads();
-    }
-    copy_async_wait<0>();
+    const typename State<kWidth>::Source source{p.shares, p.gradients};
+    const auto fill = [&](uint32_t stage) { source.copy(stage, 0, walk.next() * kHalfRows, kHalfRows); };
+    state.add(Map::kState, static_cast<uint32_t>(plan.blocks * p.columns.halves_per_block), active, warp, fill);
   }
 
   /// A as a bf16 image, and b + A·mean in fp32.

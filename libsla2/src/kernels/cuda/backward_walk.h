@@ -15,8 +15,8 @@ struct TilePairs {
   /// body(keys, values, columns): where the two are, how many keys there are from the tile's first on. All threads take part.
   template <typename Body>
   static SLA2_DEVICE void walk(const AttendParams& p, int64_t key_head, Body&& body) {
-    const KeptBlocks kept = kept_blocks(p);
-    const int64_t head_at = key_head * p.key_blocks * p.tiles_per_block * static_cast<int64_t>(kTile);
+    const ListedBlocks kept = kept_blocks(p);
+    const int64_t head_at = key_head * p.tiles * static_cast<int64_t>(kTile);
     const unsigned char *const keys = p.keys + head_at, *const values = p.values + head_at;
     const int32_t steps = kept.count * p.tiles_per_block;
     const auto tile_at = [&](int32_t step) {
