@@ -6,6 +6,7 @@
 #include <optional>
 #include <random>
 
+#include "cuda_emulator/kernels_table.h"
 #include "fill.h"
 #include "memory.h"
 
@@ -29,8 +30,9 @@ struct GradientSubject::Memory {
   std::vector<Table> d_out;
   std::vector<Selection> selections;
   std::vector<Gradient> truth;
-  std::map<Arithmetic, std::vector<Gradient>> plain;
-  std::map<Arithmetic, std::vector<double>> errors;
+  std::vector<Output> forwards;  ///< exact; their out for the dO of every sign
+  std::map<std::pair<Arithmetic, bool>, std::vector<Gradient>> plain;
+  std::map<std::pair<Arithmetic, bool>, std::vector<double>> errors;
   Place at_q, at_k;
   size_t element = 4;
   std::optional<Guarded> q, k, v, d_o, gate;
@@ -61,12 +63,13 @@ struct GradientSubject::Memory {
   }
 
   /// The oracle's gradients of every head, in the library's arrangement.
-  [[nodiscard]] std::vector<Gradient> collect(const std::vector<Table>& gradients, Arithmetic arithmetic) const {
+  [[nodiscard]] std::vector<Gradient> collect(const std::vector<Table>& gradients, Arithmetic arithmetic,
+                                              bool given = false) const {
     const Problem& p = c.problem;
     std::vector<Gradients> each(heads.size());
     parallel_for(static_cast<int64_t>(heads.size()), [&](int64_t i, int) {
       const auto n = static_cast<size_t>(i);
-      each[n] = backward(p, heads[n], selections[n], gradients[n], arithmetic);
+      each[n] = backward(p, heads[n], selections[n], gradients[n], arithmetic, given ? &forwards[n] : nullptr);
     });
     std::vector<Gradient> all;
     const auto gather = [&](const char* name, Element type, int64_t slots, const auto& values, const auto& slot) {
@@ -150,6 +153,7 @@ struct GradientSubject::Memory {
       const Output exact = forward(p, heads[i], selections[i], Arithmetic::kExact);
       out.insert(out.end(), exact.o.data.begin(), exact.o.data.end());
       lse.insert(lse.end(), exact.lse.begin(), exact.lse.end());
+      forwards.push_back(exact);
       const Table& mask = selections[i].mask;
       for (int64_t b = 0; b < mask.rows; ++b) {
         const size_t row = index.size();
@@ -182,16 +186,18 @@ GradientSubject::GradientSubject(const Case& c) : memory_(std::make_unique<Memor
   m.lay_out();
 }
 
-const std::vector<Gradient>& GradientSubject::plain(Arithmetic arithmetic) {
+const std::vector<Gradient>& GradientSubject::plain(Arithmetic arithmetic, bool given) {
   Memory& m = *memory_;
-  if (m.plain.find(arithmetic) == m.plain.end()) m.plain.emplace(arithmetic, m.collect(m.d_out, arithmetic));
-  return m.plain.at(arithmetic);
+  const std::pair key{arithmetic, given};
+  if (m.plain.find(key) == m.plain.end()) m.plain.emplace(key, m.collect(m.d_out, arithmetic, given));
+  return m.plain.at(key);
 }
 
-const std::vector<double>& GradientSubject::plain_errors(Arithmetic arithmetic) {
+const std::vector<double>& GradientSubject::plain_errors(Arithmetic arithmetic, bool given) {
   Memory& m = *memory_;
-  if (m.errors.find(arithmetic) != m.errors.end()) return m.errors.at(arithmetic);
-  std::vector<double>& worst = m.errors[arithmetic];
+  const std::pair key{arithmetic, given};
+  if (m.errors.find(key) != m.errors.end()) return m.errors.at(key);
+  std::vector<double>& worst = m.errors[key];
   worst.assign(m.truth.size(), 0);
   std::mt19937 engine(static_cast<uint32_t>(m.c.seed));
   for (int round = 0; round < kOtherSigns; ++round) {
@@ -200,20 +206,23 @@ const std::vector<double>& GradientSubject::plain_errors(Arithmetic arithmetic) 
       for (int64_t r = 0; r < x.rows; ++r)
         if ((engine() & 1U) != 0)
           for (int64_t d = 0; d < x.cols; ++d) x(r, d) = -x(r, d);
-    const auto exact = m.collect(d_out, Arithmetic::kExact), rough = m.collect(d_out, arithmetic);
+    const auto exact = m.collect(d_out, Arithmetic::kExact), rough = m.collect(d_out, arithmetic, given);
     for (size_t i = 0; i < exact.size(); ++i) worst[i] = std::max(worst[i], distance(rough[i].values, exact[i].values).worst);
   }
   return worst;
 }
 
-GradientSubject::Result GradientSubject::run(Isa isa, int threads, unsigned char poison, bool given) {
+GradientSubject::Result GradientSubject::run(const Target& target, int threads, unsigned char poison, bool given) {
   Memory& m = *memory_;
   const Case& c = m.c;
   const Problem& p = c.problem;
   Result result;
-  set_thread_count(threads);
+  if (target.gpu)
+    target.gpu->set_seed(static_cast<uint64_t>(threads));
+  else
+    set_thread_count(threads);
   try {
-    const auto plan = attention::Plan::create(config_of(c), isa);
+    const auto plan = make_plan(c, target);
     Guarded workspace(plan->backward_workspace_bytes(), poison);
     attention::Backward call;
     const DType dtype = dtype_of(c.dtype);
@@ -243,13 +252,13 @@ GradientSubject::Result GradientSubject::run(Isa isa, int threads, unsigned char
       const Place& at = rows ? m.at_q : m.at_k;
       const size_t bytes = rows || key_rows ? static_cast<size_t>(at.total) * m.element : x.values.size() * sizeof(float);
       targets[i].emplace(bytes, kCanary);
-      const attention::MutableOperand target{targets[i]->data() + static_cast<size_t>(at.offset) * m.element, dtype, at.batch,
+      const attention::MutableOperand tensor{targets[i]->data() + static_cast<size_t>(at.offset) * m.element, dtype, at.batch,
                                              at.head, at.token};
       auto* const numbers = reinterpret_cast<float*>(targets[i]->data());
-      if (x.name == "dQ") g.q = target;
-      if (x.name == "dK") g.k = target;
-      if (x.name == "dV") g.v = target;
-      if (x.name == "dgate") g.gate = target;
+      if (x.name == "dQ") g.q = tensor;
+      if (x.name == "dK") g.k = tensor;
+      if (x.name == "dV") g.v = tensor;
+      if (x.name == "dgate") g.gate = tensor;
       if (x.name == "dW_q") g.router_q = numbers;
       if (x.name == "dW_k") g.router_k = numbers;
       if (x.name == "da") g.mix = numbers;
@@ -261,25 +270,25 @@ GradientSubject::Result GradientSubject::run(Isa isa, int threads, unsigned char
     if (!workspace.intact()) result.text = "wrote outside the workspace";
     for (size_t i = 0; i < m.truth.size(); ++i) {
       const Gradient& x = m.truth[i];
-      Guarded& target = *targets[i];
+      Guarded& written = *targets[i];
       std::vector<std::byte>& bits = result.bits.emplace_back();
       const bool rows = x.name == "dQ" || x.name == "dgate", key_rows = x.name == "dK" || x.name == "dV";
       if (!rows && !key_rows) {
-        bits.assign(target.data(), target.data() + target.size());
+        bits.assign(written.data(), written.data() + written.size());
       } else {
         const Place& at = rows ? m.at_q : m.at_k;
         const int64_t count = rows ? c.heads : m.kv_heads(), tokens = rows ? p.queries : p.keys;
         const size_t row_bytes = static_cast<size_t>(p.dim) * m.element;
         for (int64_t n = 0; n < c.batch * count * tokens; ++n) {
           const int64_t head = n / tokens;
-          std::byte* const row = target.data() + static_cast<size_t>(at.at(head / count, head % count, n % tokens)) * m.element;
+          std::byte* const row = written.data() + static_cast<size_t>(at.at(head / count, head % count, n % tokens)) * m.element;
           bits.insert(bits.end(), row, row + row_bytes);
           std::memset(row, kCanary, row_bytes);
         }
-        if (!std::all_of(target.data(), target.data() + target.size(), [](std::byte b) { return b == std::byte{kCanary}; }))
+        if (!std::all_of(written.data(), written.data() + written.size(), [](std::byte b) { return b == std::byte{kCanary}; }))
           result.text = "wrote between the rows of " + x.name;
       }
-      if (!target.intact()) result.text = "wrote outside " + x.name;
+      if (!written.intact()) result.text = "wrote outside " + x.name;
     }
     size_t i = 0;
     for (const std::optional<Guarded>* const x : {&m.q, &m.k, &m.v, &m.d_o, &m.gate}) {
@@ -289,6 +298,7 @@ GradientSubject::Result GradientSubject::run(Isa isa, int threads, unsigned char
       ++i;
     }
   } catch (const Error& error) {
+    result.unsupported = error.status() == SLA2_E_UNSUPPORTED;
     result.text = fmt::format("refused with status {}: {}", static_cast<int>(error.status()), error.what());
   }
   set_thread_count(0);
@@ -300,7 +310,9 @@ namespace {
 /// Each gradient against its budget. Fills v.share and v.reason; true if all are within.
 bool within(GradientSubject& subject, const GradientSubject::Result& result, Arithmetic arithmetic, bool given, Verdict& v) {
   const Case& c = subject.test();
-  const auto& plain = subject.plain(arithmetic);
+  // fp32 from what forward returned is held to plain code that knows better; bf16 to plain code that takes the same.
+  const bool same_way = given && arithmetic == Arithmetic::kBf16;
+  const auto& plain = subject.plain(arithmetic, same_way);
   const char* const how = given ? " (given out)" : "";
   const double lost = given ? subject.largest_lse() * kHalfStep : 0;  // what a log-sum-exp in fp32 cannot say: a share of every P
   for (size_t i = 0; i < plain.size(); ++i) {
@@ -322,7 +334,7 @@ bool within(GradientSubject& subject, const GradientSubject::Result& result, Ari
     double worst = kFactor * theirs.worst + (kJitter + lost) * theirs.size;
     double rms = kFactor * theirs.rms + (kJitter + lost) * theirs.size_rms;
     if (truth.size() < kEnough || mine.worst > worst)
-      worst = std::max(worst, kFactor * subject.plain_errors(arithmetic)[i] + kJitter * theirs.size);
+      worst = std::max(worst, kFactor * subject.plain_errors(arithmetic, same_way)[i] + kJitter * theirs.size);
     if (truth.size() < kEnough) rms = worst;
     const auto part = [](double error, double budget) { return error == 0 ? 0 : error / budget; };
     const double share = std::max(part(mine.worst, worst), part(mine.rms, rms));
@@ -337,7 +349,7 @@ bool within(GradientSubject& subject, const GradientSubject::Result& result, Ari
 /// Why agreement says little.
 std::string distrust(GradientSubject& subject, Arithmetic arithmetic) {
   constexpr double kPlainTooFar = 0.05;
-  const auto& plain = subject.plain(arithmetic);
+  const auto& plain = subject.plain(arithmetic, false);
   for (size_t i = 0; i < plain.size(); ++i) {
     const Gradient& exact = subject.truth()[i];
     const Distance d = distance(plain[i].values, exact.values);
@@ -351,24 +363,24 @@ std::string distrust(GradientSubject& subject, Arithmetic arithmetic) {
 
 }  // namespace
 
-Verdict check_gradients(GradientSubject& subject, const std::vector<int>& threads, Isa isa) {
+Verdict check_gradients(GradientSubject& subject, const std::vector<int>& threads, const Target& target) {
   const Case& c = subject.test();
-  const Arithmetic arithmetic = c.bits == 8 && isa >= Isa::kAvx512Bf16 ? Arithmetic::kBf16
-                                : c.bits == 8                          ? Arithmetic::kF32
-                                              : arithmetic_of(c, {std::string(isa_name(isa)), isa, nullptr});
+  const bool has_bf16 = target.gpu || target.isa >= Isa::kAvx512Bf16;
+  const Arithmetic arithmetic = c.bits != 8 ? arithmetic_of(c, target) : has_bf16 ? Arithmetic::kBf16 : Arithmetic::kF32;
   Verdict v;
   v.status = Status::kFail;
-  const auto first = subject.run(isa, threads[0], kPoisonNan, false);
+  const auto first = subject.run(target, threads[0], kPoisonNan, false);
+  if (target.gpu && first.unsupported) return v.status = Status::kSkip, v.reason = first.text, v;
   if (!first.text.empty()) return v.reason = first.text, v;
   if (!within(subject, first, arithmetic, false, v)) return v;
-  if (c.dtype == Element::kF32 && arithmetic == Arithmetic::kF32 && c.problem.mode != Mode::kLinearOnly &&
+  if (c.dtype == Element::kF32 && (arithmetic == Arithmetic::kF32 || target.gpu) && c.problem.mode != Mode::kLinearOnly &&
       (c.fill == Fill::kGauss || c.fill == Fill::kChannels)) {
-    const auto given = subject.run(isa, threads[0], kPoisonLarge, true);
+    const auto given = subject.run(target, threads[0], kPoisonLarge, true);
     if (!given.text.empty()) return v.reason = given.text, v;
     if (!within(subject, given, arithmetic, true, v)) return v;
   }
   for (const int count : threads) {
-    const auto again = subject.run(isa, count, kPoisonLarge, false);
+    const auto again = subject.run(target, count, kPoisonLarge, false);
     if (!again.text.empty()) return v.reason = fmt::format("with {} threads: {}", count, again.text), v;
     for (size_t i = 0; i < first.bits.size(); ++i)
       if (again.bits[i] != first.bits[i] && !c.has_nan())

@@ -25,22 +25,24 @@ class GradientSubject {
 
   struct Result {
     std::string text;                          ///< a refusal, or what the guards saw
+    bool unsupported = false;                  ///< the refusal says that it is not built
     std::vector<std::vector<std::byte>> bits;  ///< in the order of truth()
   };
-  /// given: out and lse are passed (the oracle's, in fp32); else the library computes them again.
-  [[nodiscard]] Result run(Isa isa, int threads, unsigned char poison, bool given);
+  /// given: out and lse are passed (the oracle's, in fp32); else the library computes them again. threads: as Subject::run.
+  [[nodiscard]] Result run(const Target& target, int threads, unsigned char poison, bool given);
   [[nodiscard]] const Case& test() const;
   [[nodiscard]] double largest_lse() const;
   [[nodiscard]] const std::vector<Gradient>& truth() const;
-  /// Plain code's gradients; and its largest errors under other signs of dO's rows.
-  [[nodiscard]] const std::vector<Gradient>& plain(Arithmetic arithmetic);
-  [[nodiscard]] const std::vector<double>& plain_errors(Arithmetic arithmetic);
+  /// Plain code's gradients, from its own softmax or from what forward returned; and its largest errors under other signs of
+  /// dO's rows.
+  [[nodiscard]] const std::vector<Gradient>& plain(Arithmetic arithmetic, bool given);
+  [[nodiscard]] const std::vector<double>& plain_errors(Arithmetic arithmetic, bool given);
 
  private:
   struct Memory;
   std::unique_ptr<Memory> memory_;
 };
 
-[[nodiscard]] Verdict check_gradients(GradientSubject& subject, const std::vector<int>& threads, Isa isa);
+[[nodiscard]] Verdict check_gradients(GradientSubject& subject, const std::vector<int>& threads, const Target& target);
 
 }  // namespace sla2::check

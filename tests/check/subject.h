@@ -35,6 +35,11 @@ struct Run {
 /// Whether full attention runs in its place: every block is kept by a count that is known beforehand.
 [[nodiscard]] bool runs_full(const Case& c, double kept_share);
 
+/// Whether runs ask for the probe: on a GPU mode linear_only has no keys to compare with.
+[[nodiscard]] inline bool is_probed(const Case& c, const Target& target) {
+  return !target.gpu || c.problem.mode != Mode::kLinearOnly;
+}
+
 /// Inputs in the case's layout and element type, between guards; gaps of inputs hold NaN.
 class Subject {
  public:
@@ -67,6 +72,8 @@ class Subject {
 [[nodiscard]] std::vector<Target> emulated_gpus();
 /// bits → numbers.
 [[nodiscard]] std::vector<double> widen(const std::vector<std::byte>& bits, Element type);
+/// The plan of a case for whoever runs it.
+[[nodiscard]] std::unique_ptr<attention::Plan> make_plan(const Case& c, const Target& target);
 /// The case in the words of the door.
 [[nodiscard]] attention::Config config_of(const Case& c);
 /// What the case's result is measured against: the arithmetic its kernels may use.

@@ -108,6 +108,7 @@ void backward(sla2_attention& plan, const sla2_exec* exec, const sla2_qkv* in, c
   attention::Backward call;
   call.q = inputs.q, call.k = inputs.k, call.v = inputs.v;
   call.parameters = parameters.learned;
+  call.stream = scope.stream();
   call.d_out = read_operand(saved.d_out, "d_out", plan, c.heads, c.query_tokens, memory);
   if (saved.out != nullptr) call.out = read_operand(saved.out, "out", plan, c.heads, c.query_tokens, memory);
   call.lse = read_floats(saved.lse, "lse", {c.batch, c.heads, c.query_tokens}, memory);

@@ -128,6 +128,7 @@ struct Backward {
   Parameters parameters;
   const BlockList* list = nullptr;  ///< the blocks forward kept; required where the mask is hard
   Gradients gradients;
+  void* stream = nullptr;  ///< as in Forward
 };
 
 /// Shapes checked, kernels chosen. One thread at a time; calls allocate nothing. Workspaces are 64-byte aligned.

@@ -13,10 +13,11 @@ class Backward {
   using Vec = std::vector<T>;
 
  public:
-  Backward(const Problem& problem, const Head& inputs, const Selection& selection, const Table& d_out)
+  Backward(const Problem& problem, const Head& inputs, const Selection& selection, const Table& d_out, const Output* saved)
       : p(problem),
         head(inputs),
         sel(selection),
+        given(saved),
         state(problem, inputs, selection),
         d_o(cast<T>(d_out)),
         d_q(p.queries, p.dim),
@@ -48,8 +49,9 @@ class Backward {
     const Vec h_sum = state.sum_linear(state.h, b), z_sum = state.sum_linear(state.z, b);
     Matrix<T> d_h_sum(1, p.dim * p.dim), d_z_sum(1, p.dim);
     for (int64_t row = b * p.block_q; row < std::min(p.queries, (b + 1) * p.block_q); ++row) {
-      const auto sparse = state.softmax_row(row);
+      auto sparse = state.softmax_row(row);
       const auto linear = state.linear_row(row, h_sum, z_sum);
+      if (given != nullptr) take_given(row, linear, sparse);
       Vec d_sparse(static_cast<size_t>(p.dim), T{0}), d_linear = d_sparse;
       unjoin(row, sparse, linear, d_sparse, d_linear);
       sparse_row(row, sparse, d_sparse);
@@ -64,6 +66,26 @@ class Backward {
         const T m = static_cast<T>(sel.mask(b, j));
         d_logit(b, j) -= m * (T{1} - m) * d_weight;
       }
+    }
+  }
+
+  /// The forward's log-sum-exp, and O_s as its output less what the linear branch says.
+  void take_given(int64_t row, const typename State<A>::LinearRow& linear, typename State<A>::SoftmaxRow& sparse) {
+    const Table mean = block_means(head.k, p.keys);
+    const bool shifted = p.mode != Mode::kFull;
+    const double shift = shifted ? p.softmax_scale() * dot(head.q.row(row), mean.row(0), p.dim) : 0;
+    const T lse = static_cast<T>(static_cast<double>(static_cast<float>(given->lse[static_cast<size_t>(row)])) - shift);
+    sparse.sum *= std::exp(lse - sparse.lse);
+    sparse.lse = lse;
+    T a{1}, share{p.mode == Mode::kLPlusS ? T{1} : T{0}};
+    if (p.mode == Mode::kSla2) {
+      a = state.mix(head, row, static_cast<T>(static_cast<double>(lse) - state.rest_log_sum(row / p.block_q)),
+                    linear.denominator);
+      share = T{1} - a;
+    }
+    for (size_t c = 0; c < sparse.o.size(); ++c) {
+      const T out = static_cast<T>(static_cast<float>(given->o(row, static_cast<int64_t>(c))));
+      sparse.o[c] = a == 0 ? T{0} : (out - share * linear.o[c]) / a;
     }
   }
 
@@ -218,6 +240,7 @@ class Backward {
   const Problem& p;
   const Head& head;
   const Selection& sel;
+  const Output* given;  // or null
   State<A> state;
   Matrix<T> d_o, d_q, d_phi_q;
   Matrix<T> d_keys, d_values;  // [columns, D]
@@ -228,12 +251,13 @@ class Backward {
 
 }  // namespace
 
-Gradients backward(const Problem& p, const Head& head, const Selection& selection, const Table& d_out, Arithmetic arithmetic) {
+Gradients backward(const Problem& p, const Head& head, const Selection& selection, const Table& d_out, Arithmetic arithmetic,
+                   const Output* given) {
   switch (arithmetic) {
-    case Arithmetic::kF32: return Backward<PlainF32>(p, head, selection, d_out).run();
-    case Arithmetic::kBf16: return Backward<PlainBf16>(p, head, selection, d_out).run();
-    case Arithmetic::kInt8: return Backward<PlainInt8>(p, head, selection, d_out).run();
-    default: return Backward<Exact>(p, head, selection, d_out).run();
+    case Arithmetic::kF32: return Backward<PlainF32>(p, head, selection, d_out, given).run();
+    case Arithmetic::kBf16: return Backward<PlainBf16>(p, head, selection, d_out, given).run();
+    case Arithmetic::kInt8: return Backward<PlainInt8>(p, head, selection, d_out, given).run();
+    default: return Backward<Exact>(p, head, selection, d_out, given).run();
   }
 }
 

@@ -74,8 +74,9 @@ struct Gradients {
   Table q, k, v, w_q, w_k, proj, gate;
   std::vector<double> proj_bias, a;
 };
-/// L − L_rest is a constant here (the published listings' choice). Hard mask: W_q, W_k get zeros.
+/// L − L_rest is a constant here (the published listings' choice). Hard mask: W_q, W_k get zeros. given: what forward returned;
+/// then O_s and the log-sum-exp of the softmax are taken from there (as fp32), not from these sums: the paper's way.
 Gradients backward(const Problem& problem, const Head& head, const Selection& selection, const Table& d_out,
-                   Arithmetic arithmetic = Arithmetic::kExact);
+                   Arithmetic arithmetic = Arithmetic::kExact, const Output* given = nullptr);
 
 }  // namespace sla2::check

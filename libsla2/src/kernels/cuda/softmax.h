@@ -3,6 +3,7 @@
 #pragma once
 #include "kernels/cuda/fragments.h"
 #include "kernels/cuda/queries.h"
+#include "kernels/cuda/walk.h"
 
 namespace sla2::cuda {
 
@@ -25,9 +26,19 @@ struct SoftmaxBranch {
     l[0] = l[1] = 0;
   }
 
-  /// s = q · kᵀ of one tile, times factor of the row.
-  SLA2_DEVICE void score(const Queries<kWidth, kProducts>& q, uint32_t tile, const float (&factor)[2]) {
+  template <typename Walk>
+  static SLA2_DEVICE void copy_values(const Walk& walk, uint32_t to, const unsigned char* tiles, int32_t step) {
+    if constexpr (kFp8)
+      walk.template copy_values8<kWidth>(to, tiles, step);
+    else
+      walk.template copy<kWidth * 2>(to, tiles, step);
+  }
+
+  /// s = q · kᵀ of one tile, times `scale` and what int8 numbers stand for.
+  template <typename Walk>
+  SLA2_DEVICE void score(const Queries<kWidth, kProducts>& q, uint32_t tile, float scale, const Walk& walk, int32_t step_now) {
     using Sum = std::conditional_t<kProducts == Products::kBf16, float, int32_t>;
+    const float of_tile = q.kInt8 && !walk.gathers() ? scale * walk.key_scale(step_now, 0) : scale;
 #pragma unroll
     for (uint32_t n = 0; n < kTileKeys / 16; ++n) {
       Sum sum[2][4] = {};
@@ -43,6 +54,8 @@ struct SoftmaxBranch {
             multiply_int8(sum[half], q.a[step], b[2 * half], b[2 * half + 1]);
         }
       }
+      const float of_keys = q.kInt8 && walk.gathers() ? of_tile * walk.key_scale(step_now, n) : of_tile;
+      const float factor[2] = {of_keys * q.scale[0], of_keys * q.scale[1]};
 #pragma unroll
       for (int half = 0; half < 2; ++half)
 #pragma unroll
@@ -64,6 +77,20 @@ struct SoftmaxBranch {
         s[n][i] += add;
         s[n][i + 2] += add;
         if (column >= columns) s[n][i] = s[n][i + 2] = -infinity();  // also where the score was NaN
+      }
+  }
+
+  /// Adds what place_bias left for each column; −∞ takes a column out, also where its score was NaN.
+  SLA2_DEVICE void add_bias(uint32_t at) {
+    const uint32_t t = thread_index() % 4;
+#pragma unroll
+    for (uint32_t n = 0; n < kTileKeys / 8; ++n)
+#pragma unroll
+      for (uint32_t i = 0; i < 2; ++i) {
+        const auto bias = shared_load<float>(at + (n * 8 + 2 * t + i) * 4);
+        const bool out = bias == -infinity();
+        s[n][i] = out ? bias : s[n][i] + bias;
+        s[n][i + 2] = out ? bias : s[n][i + 2] + bias;
       }
   }
 
