@@ -9,6 +9,7 @@ struct KernelHome {
   const char *kernel, *module;
 };
 inline constexpr KernelHome kKernels[] = {
+    {"sla2_trial", "trial"},
     {"sla2_pool", "pool"},
     {"sla2_centre", "pool"},
     {"sla2_pack", "pack"},
