@@ -4,6 +4,7 @@
 //   sla2_gpu_check device GPU             facts of the device, and of every kernel on it
 //   sla2_gpu_check trials GPU [planted]   instructions beside the emulator's tables; exit code 1 where one differs
 //   sla2_gpu_check bench GPU              reads lines "tokens heads dim sparsity bits fp8 repeats kernels" until the end of input
+//   sla2_gpu_check matrix                 what runs on which GPU, in Markdown; needs none
 //
 // GPU: gpu, gpu:N, emulated:80 …; exit code 3: no GPU, with one sentence.
 #include <cstdio>
@@ -14,6 +15,7 @@
 #include "core/core.h"
 #include "device/device.h"
 #include "kernels/cuda/modules.h"
+#include "matrix.h"
 #include "trials.h"
 
 namespace {
@@ -88,6 +90,7 @@ int answer_questions(check::TestGpu& gpu, int number) {
 int main(int argc, char** argv) {
   const std::string verb = argc > 1 ? argv[1] : "", word = argc > 2 ? argv[2] : "gpu";
   try {
+    if (verb == "matrix") return std::printf("%s", matrix().c_str()) < 0 ? 1 : 0;
     const bool real = word.starts_with("gpu");
     if (real && !device::report().missing.empty()) {
       std::fprintf(stderr, "sla2_gpu_check: %s\n", device::report().missing.c_str());
@@ -98,7 +101,7 @@ int main(int argc, char** argv) {
     if (gpu && verb == "device") return tell_device(*gpu, real, number);
     if (gpu && verb == "trials") return tell_trials(*gpu, argc > 3 && std::string(argv[3]) == "planted");
     if (gpu && verb == "bench") return answer_questions(*gpu, number);
-    std::fprintf(stderr, "usage: sla2_gpu_check device|trials|bench [gpu|gpu:N|emulated:80|far:80] [planted]\n");
+    std::fprintf(stderr, "usage: sla2_gpu_check device|trials|bench|matrix [gpu|gpu:N|emulated:80|far:80] [planted]\n");
     return 2;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "sla2_gpu_check: %s\n", error.what());

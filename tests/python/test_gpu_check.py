@@ -100,3 +100,11 @@ def test_without_a_gpu_one_line_says_so() -> None:
 def test_dev_names_the_verb() -> None:
     done = subprocess.run([sys.executable, str(ROOT / "dev"), "--help"], capture_output=True, text=True, timeout=60, check=True)
     assert "gpu-check" in done.stdout
+
+
+def test_the_matrix_in_the_document_is_what_the_library_answers() -> None:
+    matrix = load(ROOT / "tests/gpu/matrix.py")
+    if not (TREE / "tests/gpu/sla2_gpu_check").exists():
+        pytest.skip("this tree has no sla2_gpu_check")
+    _, written, _ = matrix.split(matrix.DOCUMENT.read_text(encoding="utf-8"))
+    assert written == matrix.generated(TREE), f"python tests/gpu/matrix.py {TREE} --update"
