@@ -305,7 +305,9 @@ std::vector<double> Subject::time(const Target& target, int threads, int repeats
 }
 
 std::vector<Target> emulated_gpus() {
-  return {{"emulated_sm80", Isa::kScalar, emulated_gpu(80)}, {"emulated_sm89", Isa::kScalar, emulated_gpu(89)}};
+  return {{"emulated_sm80", Isa::kScalar, emulated_gpu(80)},
+          {"emulated_sm89", Isa::kScalar, emulated_gpu(89)},
+          {"emulated_sm90", Isa::kScalar, emulated_gpu(90)}};
 }
 
 std::vector<Target> kernels_here(std::string& note) {

@@ -45,6 +45,8 @@ class DevicePlan final : public Plan {
     const bool at_once = static_cast<int>(shape_.threads) / 32 >= shape_.width / 16;
     stream_at_ = at_once ? map.state : map.keys;
     shared_bytes_ = shape_.linear ? std::max(map.bytes, stream_at_ + cuda::stream_bytes(shape_.width)) : map.bytes;
+    if (const std::optional<DeviceFamily> hopper = hopper_family(g, shape_, gpu.architecture()))
+      attend_ = hopper->kernel, shape_.threads = hopper->threads, shared_bytes_ = hopper->shared_bytes;
     prepare();
     stats_.mode_used = g.mode;
     stats_.blocks_total = g.heads * g.query_blocks * g.key_blocks;

@@ -2,6 +2,8 @@
 // Attention on a GPU: which configurations run there, where everything lies in the workspace, which kernels are started. Host
 // code only; whether a driver or the emulator is behind the launcher makes no difference.
 #pragma once
+#include <optional>
+
 #include "attention/geometry.h"
 #include "kernels/cuda/params.h"
 #include "kernels/cuda/tiles.h"
@@ -24,6 +26,15 @@ struct DeviceShape {
   bool linear = false, int8 = false, fp8 = false;
 };
 [[nodiscard]] DeviceShape device_shape(const Geometry& geometry);
+
+/// The attention kernel of a plan, where another family than mma.sync has one.
+struct DeviceFamily {
+  std::string kernel;
+  uint32_t threads, shared_bytes;
+};
+/// The Hopper family (wgmma) on compute capability 9.0, for heads of 65 to 128 channels and query blocks of 128; SLA2_HOPPER=0 in
+/// the environment leaves them to mma.sync, for comparison.
+[[nodiscard]] std::optional<DeviceFamily> hopper_family(const Geometry& geometry, const DeviceShape& shape, int architecture);
 
 /// Pointers into the workspace on the device; all of them for all heads.
 struct DeviceWorkspace {

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+// The forward of one query block on Hopper: as attend.h, with products of warpgroups. One thread copies tiles into a ring; each
+// of two warpgroups owns 64 queries, and 64 channels of φ while H is made. Fragments are those of mma.sync, so that queries,
+// softmax, mixing and stores are the other family's.
+#pragma once
+#include "kernels/cuda/attend.h"
+#include "kernels/cuda/hopper_ring.h"
+
+namespace sla2::cuda {
+
+template <Products kProducts, bool kLinear>
+struct Hopper {
+  static constexpr HopperMap kMap = hopper_map(kLinear);
+  static constexpr uint32_t kKeyTile = kTileKeys * kHopperWidth * key_bytes(kProducts);
+  using Branch = SoftmaxBranch<kHopperWidth, kProducts>;
+  using Linear = LinearBranch<kHopperWidth>;
+
+  /// Tiles of a walk over key blocks.
+  struct TileWalk {
+    BlockWalk blocks;
+    int32_t tiles_per_block, left = 0;
+    int64_t tile = 0;
+    SLA2_DEVICE int64_t next() {
+      if (left == 0) tile = static_cast<int64_t>(blocks.next()) * tiles_per_block, left = tiles_per_block;
+      --left;
+      return tile++;
+    }
+  };
+
+  /// The copying thread: the tiles of H, then those of the softmax.
+  static SLA2_DEVICE void produce(const AttendParams& p, int64_t key_head, const KeptBlocks& kept, Ring ring) {
+    const int64_t first = key_head * p.key_blocks * p.tiles_per_block;
+    if constexpr (kLinear) {
+      const auto plan = Linear::plan(p, kept);
+      TileWalk walk{plan.walk, p.tiles_per_block};
+      for (int32_t i = 0; i < plan.blocks * p.tiles_per_block; ++i) {
+        const int64_t at = (first + walk.next()) * kHopperTile;
+        ring.fill(p.features + at, kHopperTile, p.feature_values + at, kHopperTile);
+      }
+    }
+    TileWalk walk{{kept, false}, p.tiles_per_block};
+    for (int32_t i = 0; i < kept.count * p.tiles_per_block; ++i) {
+      const int64_t at = first + walk.next();
+      ring.fill(p.keys + at * kKeyTile, kKeyTile, p.values + at * kHopperTile, kHopperTile);
+    }
+  }
+
+  /// H in bf16 at kMap.state; a warpgroup makes the rows of 64 channels of φ.
+  static SLA2_DEVICE void make_state(const AttendParams& p, int64_t key_head, const KeptBlocks& kept, Ring& ring) {
+    const auto plan = Linear::plan(p, kept);
+    Linear::sum_z(p, key_head, plan);
+    const uint32_t warp = thread_index() / 32, g = thread_index() % 32 / 4, t = thread_index() % 4;
+    float sum[kHopperWidth / 8][4];
+#pragma unroll
+    for (auto& part : sum)
+#pragma unroll
+      for (float& x : part) x = 0;
+    const int32_t steps = plan.blocks * p.tiles_per_block;
+    Ring last = ring;
+    for (int32_t i = 0; i < steps; ++i) {
+      ring.wait();
+      const uint32_t phi = shared_address(ring.tile(0) + warp / 4 * kHopperPanel), v = shared_address(ring.tile(1));
+      group_hold(sum);
+      group_fence();
+#pragma unroll
+      for (uint32_t k = 0; k < kTileKeys / 16; ++k)
+        group_state(sum, group_operand(phi + k * kHopperSixteen, kHopperPanel, kHopperEight, Swizzle::k128),
+                    group_operand(v + k * kHopperSixteen, kHopperPanel, kHopperEight, Swizzle::k128), true);
+      group_commit();
+      if (i > 0) {
+        group_wait<1>();  // the products before these
+        last.release();
+      }
+      last = ring;
+      ring.next();
+    }
+    if (steps > 0) {
+      group_wait<0>();
+      last.release();
+    }
+    group_hold(sum);
+    const float* const total = p.state_total + key_head * kHopperWidth * kHopperWidth;
+#pragma unroll
+    for (uint32_t n = 0; n < kHopperWidth / 8; ++n)
+#pragma unroll
+      for (uint32_t i = 0; i < 4; i += 2) {
+        const uint32_t row = warp * 16 + g + i * 4, column = n * 8 + 2 * t;
+        float x = sum[n][i], y = sum[n][i + 1];
+        if (plan.subtract) x = total[row * kHopperWidth + column] - x, y = total[row * kHopperWidth + column + 1] - y;
+        shared_store<uint32_t>(kMap.state + image_offset(kHopperWidth, kHopperWidth * 2, row, column * 2), pack_bf16(x, y));
+      }
+    show_to_engines();
+  }
+
+  /// branch.s = q · kᵀ of the key tile, times factor of the row.
+  static SLA2_DEVICE void score(Branch& branch, const Queries<kHopperWidth, kProducts>& q, uint32_t tile,
+                                const float (&factor)[2]) {
+    using Sum = std::conditional_t<kProducts == Products::kBf16, float, int32_t>;
+    Sum sum[kTileKeys / 8][4];
+    const uint32_t keys = shared_address(tile);
+    group_fence();
+#pragma unroll
+    for (uint32_t k = 0; k < q.kSteps; ++k)  // 32 bytes of a panel's rows each
+      group_scores(sum, q.a[k], group_operand(keys + k / 4 * kHopperPanel + k % 4 * 32, 0, kHopperEight, Swizzle::k128), k > 0);
+    group_commit();
+    group_wait<0>();
+    group_hold(sum);
+#pragma unroll
+    for (int n = 0; n < kTileKeys / 8; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) branch.s[n][i] = static_cast<float>(sum[n][i]) * factor[i / 2];
+  }
+
+  /// branch.o += weights · v; weights are rounded to bf16, and l sums the rounded ones.
+  static SLA2_DEVICE void add_values(Branch& branch, uint32_t tile) {
+    uint32_t a[kTileKeys / 16][4];
+#pragma unroll
+    for (uint32_t k = 0; k < kTileKeys / 16; ++k)
+#pragma unroll
+      for (uint32_t i = 0; i < 4; ++i) {
+        const auto& part = branch.s[2 * k + i / 2];
+        a[k][i] = pack_bf16(part[i % 2 * 2], part[i % 2 * 2 + 1]);
+        branch.l[i % 2] += from_bf16(a[k][i] & 0xFFFFU) + bits_to_float(a[k][i] & 0xFFFF0000U);
+      }
+    const uint32_t values = shared_address(tile);
+    group_hold(branch.o);
+    group_fence();
+#pragma unroll
+    for (uint32_t k = 0; k < kTileKeys / 16; ++k)
+      group_values(branch.o, a[k], group_operand(values + k * kHopperSixteen, kHopperPanel, kHopperEight, Swizzle::k128), true);
+    group_commit();
+    group_wait<0>();
+    group_hold(branch.o);
+  }
+
+  /// Both branches joined: branch.o becomes the output.
+  static SLA2_DEVICE void join(const AttendParams& p, const QueryRows& rows, Branch& branch) {
+    Shares weights[2];
+    if constexpr (kLinear) {
+      QueryFeatures<kHopperWidth> phi;
+      phi.load(p, rows, Linear::kRest, Linear::kAll, kMap.queries);
+      for (int i = 0; i < 2; ++i) weights[i] = row_weights(p, true, branch.m[i], branch.l[i], phi.rest[i], phi.all[i]);
+      float sum[kHopperWidth / 8][4];
+      const uint32_t state = shared_address(kMap.state);
+      group_fence();
+#pragma unroll
+      for (uint32_t k = 0; k < kHopperWidth / 16; ++k)
+        group_values(sum, phi.a[k], group_operand(state + k * kHopperSixteen, kHopperWidth * 128, kHopperEight, Swizzle::k128),
+                     k > 0);
+      group_commit();
+      group_wait<0>();
+      group_hold(sum);
+#pragma unroll
+      for (uint32_t n = 0; n < kHopperWidth / 8; ++n)
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i) {
+          const Shares w = weights[i / 2];
+          branch.o[n][i] = (w.sparse == 0 ? 0.0F : w.sparse * branch.o[n][i]) + (w.linear == 0 ? 0.0F : w.linear * sum[n][i]);
+        }
+    } else {
+      for (int i = 0; i < 2; ++i) weights[i] = row_weights(p, false, branch.m[i], branch.l[i], 0, 0);
+#pragma unroll
+      for (auto& part : branch.o)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) part[i] = weights[i / 2].sparse == 0 ? 0.0F : part[i] * weights[i / 2].sparse;
+    }
+  }
+
+  static SLA2_DEVICE void consume(const AttendParams& p, const QueryRows& rows, int64_t key_head, const KeptBlocks& kept,
+                                  Ring ring) {
+    if constexpr (kLinear) {
+      make_state(p, key_head, kept, ring);
+      rows.sync();
+    }
+    Branch branch;
+    branch.clear();
+    float shift[2];
+    {
+      Queries<kHopperWidth, kProducts> q;
+      q.load(p, rows, kMap.queries);
+      for (int i = 0; i < 2; ++i) shift[i] = q.shift[i];
+      TileWalk walk{{kept, false}, p.tiles_per_block};
+      for (int32_t i = 0; i < kept.count * p.tiles_per_block; ++i) {
+        const int64_t tile = walk.next(), first_key = tile * kTileKeys;
+        float factor[2];
+        const float block_scale = q.kInt8 ? p.scale * p.key_scale[key_head * p.key_blocks + tile / p.tiles_per_block] : p.scale;
+        for (int r = 0; r < 2; ++r) factor[r] = block_scale * q.scale[r];
+        ring.wait();
+        score(branch, q, ring.tile(0), factor);
+        branch.mask(p.key_tokens - first_key, p.key_bias == nullptr ? nullptr : p.key_bias + first_key);
+        branch.weigh();
+        add_values(branch, ring.tile(1));
+        ring.release();
+        ring.next();
+      }
+    }
+    branch.finish(nullptr);
+    if (p.lse != nullptr && rows.t == 0)
+      for (int i = 0; i < 2; ++i)
+        if (rows.has(i))
+          p.lse[rows.head * p.query_tokens + rows.token(i)] = (shift[i] + branch.m[i] + log2_of(branch.l[i])) * kLn2;
+    join(p, rows, branch);
+    switch (store_way(p.out)) {
+      case Store::kF32: store_rows<Store::kF32>(p, rows, branch.o); break;
+      case Store::kBf16Pairs: store_rows<Store::kBf16Pairs>(p, rows, branch.o); break;
+      case Store::kF16Pairs: store_rows<Store::kF16Pairs>(p, rows, branch.o); break;
+      case Store::kBf16: store_rows<Store::kBf16>(p, rows, branch.o); break;
+      default: store_rows<Store::kF16>(p, rows, branch.o);
+    }
+  }
+
+  static SLA2_DEVICE void attend(const AttendParams& p) {
+    const Ring ring{kMap.arrivals, kMap.ring};
+    if (thread_index() == 0) ring.make();
+    sync_threads();
+    const KeptBlocks kept = kept_blocks(p);
+    const int64_t key_head = block_y() / static_cast<uint32_t>(p.heads_per_key);
+    if (thread_index() >= kHopperConsumers) {
+      give_registers<kHopperGiven>();
+      if (thread_index() == kHopperConsumers) produce(p, key_head, kept, ring);
+    } else {
+      take_registers<kHopperTaken>();
+      QueryRows rows = query_rows(p);
+      rows.consumers = kHopperConsumers;
+      consume(p, rows, key_head, kept, ring);
+    }
+  }
+};
+
+}  // namespace sla2::cuda
