@@ -104,6 +104,7 @@ inline int32_t to_nearest(float x) { return static_cast<int32_t>(std::nearbyint(
 inline double multiply_rounded(double x, double y) { return x * y; }
 inline double add_rounded(double x, double y) { return x + y; }
 inline float add_rounded(float x, float y) { return x + y; }
+inline double root_of(double x) { return std::sqrt(x); }
 inline float largest(float x, float y) { return std::fmax(x, y); }
 inline float log2_of(float x) { return std::log2(x); }
 inline float exp_of(float x) { return std::exp(x); }

@@ -19,11 +19,22 @@ struct DeviceShape {
   cuda::Products products = cuda::Products::kBf16;
   int32_t width = 0;            ///< W: D rounded up to 64 or 128
   int32_t tiles_per_block = 1;  ///< key tiles of a key block
+  int32_t blocks_per_tile = 1;  ///< or the other way round
+  int32_t key_tiles = 0;        ///< of a key head
+  int32_t mean_tiles = 0;       ///< pooled mode: tiles of mean keys behind them
+  int32_t scales = 0;           ///< int8: of a key head's blocks and mean tiles
   int32_t mean_row = 0;         ///< T_n rounded up
   int32_t parts = 1;            ///< stretches of tiles whose states are summed apart
   int32_t tiles_per_part = 1;
-  uint32_t threads = 0;  ///< of sla2_attend
+  uint32_t threads = 0;                      ///< of sla2_attend
+  uint32_t stream_at = 0, shared_bytes = 0;  ///< of sla2_attend: where the linear branch's tiles arrive, all of it
+  cuda::RouteMap route;
   bool linear = false, int8 = false, fp8 = false;
+  bool everywhere = false;  ///< the linear branch sees kept blocks as well
+  bool drops = false;       ///< some blocks are in neither branch
+  bool likeness = false;    ///< the router asks how alike the rows of blocks are
+  bool pooled = false;      ///< mean keys take part in the softmax
+  bool coarse = false;      ///< router vsa: there may be a gated coarse branch
 };
 [[nodiscard]] DeviceShape device_shape(const Geometry& geometry);
 
@@ -41,10 +52,29 @@ struct DeviceWorkspace {
   unsigned char *keys = nullptr, *values = nullptr, *values8 = nullptr, *features = nullptr;
   float *means = nullptr, *shift = nullptr, *key_scale = nullptr, *value_peaks = nullptr, *value_scale = nullptr;
   float *z = nullptr, *partial = nullptr, *state_total = nullptr, *z_total = nullptr, *rest_log_sum = nullptr;
-  int32_t *list = nullptr, *count = nullptr;
+  float *value_means = nullptr, *mean_keys = nullptr, *coarse = nullptr;
+  uint32_t* kept_bits = nullptr;
+  double* likeness = nullptr;
+  int32_t *list = nullptr, *count = nullptr, *apart = nullptr, *apart_count = nullptr;
   uint64_t bytes = 0;
 };
 /// base null: only bytes is meant.
 [[nodiscard]] DeviceWorkspace device_workspace(const Geometry& geometry, const DeviceShape& shape, std::byte* base);
+
+/// What the parameters of a call's kernels are made from.
+struct DeviceCall {
+  const Geometry& geometry;
+  const DeviceShape& shape;
+  const DeviceWorkspace& workspace;
+  const Forward& in;
+  bool route_only;
+};
+[[nodiscard]] cuda::PoolParams pool_params(const DeviceCall& call);
+[[nodiscard]] cuda::CentreParams centre_params(const DeviceCall& call);
+[[nodiscard]] cuda::LikenessParams likeness_params(const DeviceCall& call);
+[[nodiscard]] cuda::RouteParams route_params(const DeviceCall& call);
+[[nodiscard]] cuda::PackParams pack_params(const DeviceCall& call);
+[[nodiscard]] cuda::PackParams pack_means_params(const DeviceCall& call);
+[[nodiscard]] cuda::AttendParams attend_params(const DeviceCall& call);
 
 }  // namespace sla2::attention

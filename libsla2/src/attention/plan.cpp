@@ -47,7 +47,7 @@ class CpuPlan final : public Plan {
  private:
   void run(const Forward& in, void* workspace, bool route_only) {
     const Geometry& g = geometry_;
-    check_request(g, in, workspace, route_only);
+    check_request(g, in, workspace, route_only, false);
     if (in.list != nullptr && !g.routed) write_whole_list(g, *in.list);
     if (route_only && !g.routed) return;
     const Workspace space(g, slots_, static_cast<std::byte*>(workspace));

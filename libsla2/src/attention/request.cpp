@@ -39,7 +39,7 @@ void check_given_row(const Geometry& g, int64_t row, const BlockList& list) {
                block, index[i], i, g.key_blocks);
 }
 
-void check_given(const Geometry& g, const Forward& in) {
+void check_given(const Geometry& g, const Forward& in, bool on_device) {
   const bool by_list = in.given != nullptr, by_mask = in.given_mask != nullptr;
   const bool reads = g.routed && g.config.router == Router::kGiven;
   check_use("a block list or mask", by_list || by_mask, reads, "router given");
@@ -48,6 +48,7 @@ void check_given(const Geometry& g, const Forward& in) {
              by_list ? "both" : "neither");
   SLA2_CHECK(by_mask || (in.given->index != nullptr && in.given->count != nullptr), SLA2_E_ARGUMENT,
              "attention: the given list has no memory");
+  if (on_device) return;
   for (int64_t row = 0; row < g.heads * g.query_blocks; ++row) {
     if (by_list) {
       check_given_row(g, row, *in.given);
@@ -62,7 +63,7 @@ void check_given(const Geometry& g, const Forward& in) {
 
 }  // namespace
 
-void check_request(const Geometry& g, const Forward& in, const void* workspace, bool route_only) {
+void check_request(const Geometry& g, const Forward& in, const void* workspace, bool route_only, bool on_device) {
   SLA2_CHECK(workspace != nullptr, SLA2_E_ARGUMENT, "attention: the workspace is null");
   check_operand("q", in.q.data, in.q.dtype);
   check_operand("k", in.k.data, in.k.dtype);
@@ -78,7 +79,7 @@ void check_request(const Geometry& g, const Forward& in, const void* workspace, 
              SLA2_E_ARGUMENT, "attention: the block list has capacity {} or no memory; expected at least {} per row",
              in.list == nullptr ? 0 : in.list->capacity, g.max_kept);
   check_parameters(g, in.parameters);
-  check_given(g, in);
+  check_given(g, in, on_device);
 }
 
 }  // namespace sla2::attention

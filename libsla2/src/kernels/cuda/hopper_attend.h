@@ -15,39 +15,27 @@ struct Hopper {
   using Branch = SoftmaxBranch<kHopperWidth, kProducts>;
   using Linear = LinearBranch<kHopperWidth>;
 
-  /// Tiles of a walk over key blocks.
-  struct TileWalk {
-    BlockWalk blocks;
-    int32_t tiles_per_block, left = 0;
-    int64_t tile = 0;
-    SLA2_DEVICE int64_t next() {
-      if (left == 0) tile = static_cast<int64_t>(blocks.next()) * tiles_per_block, left = tiles_per_block;
-      --left;
-      return tile++;
-    }
-  };
-
   /// The copying thread: the tiles of H, then those of the softmax.
-  static SLA2_DEVICE void produce(const AttendParams& p, int64_t key_head, const KeptBlocks& kept, Ring ring) {
-    const int64_t first = key_head * p.key_blocks * p.tiles_per_block;
+  static SLA2_DEVICE void produce(const AttendParams& p, int64_t key_head, Ring ring) {
+    const int64_t first = key_head * p.tiles;
     if constexpr (kLinear) {
-      const auto plan = Linear::plan(p, kept);
-      TileWalk walk{plan.walk, p.tiles_per_block};
-      for (int32_t i = 0; i < plan.blocks * p.tiles_per_block; ++i) {
-        const int64_t at = (first + walk.next()) * kHopperTile;
-        ring.fill(p.features + at, kHopperTile, p.feature_values + at, kHopperTile);
+      auto plan = Linear::plan(blocks_apart(p));
+      for (int32_t i = 0; i < plan.blocks; ++i) {
+        int64_t at = (first + static_cast<int64_t>(plan.walk.next()) * p.tiles_per_block) * kHopperTile;
+        for (int32_t tile = 0; tile < p.tiles_per_block; ++tile, at += kHopperTile)
+          ring.fill(p.features + at, kHopperTile, p.feature_values + at, kHopperTile);
       }
     }
-    TileWalk walk{{kept, false}, p.tiles_per_block};
-    for (int32_t i = 0; i < kept.count * p.tiles_per_block; ++i) {
-      const int64_t at = first + walk.next();
+    const TileWalk walk = tile_walk(p, key_head);
+    for (int32_t step = 0; step < walk.steps; ++step) {
+      const int64_t at = first + walk.tile(step);
       ring.fill(p.keys + at * kKeyTile, kKeyTile, p.values + at * kHopperTile, kHopperTile);
     }
   }
 
   /// H in bf16 at kMap.state; a warpgroup makes the rows of 64 channels of φ.
-  static SLA2_DEVICE void make_state(const AttendParams& p, int64_t key_head, const KeptBlocks& kept, Ring& ring) {
-    const auto plan = Linear::plan(p, kept);
+  static SLA2_DEVICE void make_state(const AttendParams& p, int64_t key_head, Ring& ring) {
+    const auto plan = Linear::plan(blocks_apart(p));
     Linear::sum_z(p, key_head, plan);
     const uint32_t warp = thread_index() / 32, g = thread_index() % 32 / 4, t = thread_index() % 4;
     float sum[kHopperWidth / 8][4];
@@ -56,11 +44,11 @@ struct Hopper {
 #pragma unroll
       for (float& x : part) x = 0;
     const int32_t steps = plan.blocks * p.tiles_per_block;
+    group_hold(sum);
     Ring last = ring;
     for (int32_t i = 0; i < steps; ++i) {
       ring.wait();
       const uint32_t phi = shared_address(ring.tile(0) + warp / 4 * kHopperPanel), v = shared_address(ring.tile(1));
-      group_hold(sum);
       group_fence();
 #pragma unroll
       for (uint32_t k = 0; k < kTileKeys / 16; ++k)
@@ -136,10 +124,15 @@ struct Hopper {
   /// Both branches joined: branch.o becomes the output.
   static SLA2_DEVICE void join(const AttendParams& p, const QueryRows& rows, Branch& branch) {
     Shares weights[2];
+    float share[2];
     if constexpr (kLinear) {
       QueryFeatures<kHopperWidth> phi;
       phi.load(p, rows, Linear::kRest, Linear::kAll, kMap.queries);
-      for (int i = 0; i < 2; ++i) weights[i] = row_weights(p, true, branch.m[i], branch.l[i], phi.rest[i], phi.all[i]);
+      const ListedBlocks apart = blocks_apart(p);
+      const bool sees_keys = apart.count < apart.all;
+      for (int i = 0; i < 2; ++i)
+        weights[i] = row_weights(p, sees_keys, branch.m[i], branch.l[i], phi.rest[i], phi.all[i], share[i]);
+      if (p.linear_shares != nullptr) store_linear_shares(p, rows, share);
       float sum[kHopperWidth / 8][4];
       const uint32_t state = shared_address(kMap.state);
       group_fence();
@@ -158,7 +151,7 @@ struct Hopper {
           branch.o[n][i] = (w.sparse == 0 ? 0.0F : w.sparse * branch.o[n][i]) + (w.linear == 0 ? 0.0F : w.linear * sum[n][i]);
         }
     } else {
-      for (int i = 0; i < 2; ++i) weights[i] = row_weights(p, false, branch.m[i], branch.l[i], 0, 0);
+      for (int i = 0; i < 2; ++i) weights[i] = row_weights(p, false, branch.m[i], branch.l[i], 0, 0, share[i]);
 #pragma unroll
       for (auto& part : branch.o)
 #pragma unroll
@@ -166,10 +159,9 @@ struct Hopper {
     }
   }
 
-  static SLA2_DEVICE void consume(const AttendParams& p, const QueryRows& rows, int64_t key_head, const KeptBlocks& kept,
-                                  Ring ring) {
+  static SLA2_DEVICE void consume(const AttendParams& p, const QueryRows& rows, int64_t key_head, Ring ring) {
     if constexpr (kLinear) {
-      make_state(p, key_head, kept, ring);
+      make_state(p, key_head, ring);
       rows.sync();
     }
     Branch branch;
@@ -179,19 +171,19 @@ struct Hopper {
       Queries<kHopperWidth, kProducts> q;
       q.load(p, rows, kMap.queries);
       for (int i = 0; i < 2; ++i) shift[i] = q.shift[i];
-      TileWalk walk{{kept, false}, p.tiles_per_block};
-      for (int32_t i = 0; i < kept.count * p.tiles_per_block; ++i) {
-        const int64_t tile = walk.next(), first_key = tile * kTileKeys;
-        float factor[2];
-        const float block_scale = q.kInt8 ? p.scale * p.key_scale[key_head * p.key_blocks + tile / p.tiles_per_block] : p.scale;
-        for (int r = 0; r < 2; ++r) factor[r] = block_scale * q.scale[r];
+      const TileWalk walk = tile_walk(p, key_head);
+      for (int32_t step = 0; step < walk.steps; ++step, ring.next()) {
+        const float of_keys = q.kInt8 ? p.scale * walk.key_scale(step, 0) : p.scale;
+        const float factor[2] = {of_keys * q.scale[0], of_keys * q.scale[1]};
         ring.wait();
         score(branch, q, ring.tile(0), factor);
-        branch.mask(p.key_tokens - first_key, p.key_bias == nullptr ? nullptr : p.key_bias + first_key);
+        if (!kLinear && walk.is_mean(step))
+          branch.weigh_means(p, step - walk.listed);
+        else
+          branch.mask(walk.columns(step), p.key_bias == nullptr ? nullptr : p.key_bias + walk.tile(step) * kTileKeys);
         branch.weigh();
         add_values(branch, ring.tile(1));
         ring.release();
-        ring.next();
       }
     }
     branch.finish(nullptr);
@@ -200,6 +192,8 @@ struct Hopper {
         if (rows.has(i))
           p.lse[rows.head * p.query_tokens + rows.token(i)] = (shift[i] + branch.m[i] + log2_of(branch.l[i])) * kLn2;
     join(p, rows, branch);
+    if constexpr (!kLinear)
+      if (p.coarse != nullptr) add_coarse<kHopperWidth>(p, rows, branch.o);
     switch (store_way(p.out)) {
       case Store::kF32: store_rows<Store::kF32>(p, rows, branch.o); break;
       case Store::kBf16Pairs: store_rows<Store::kBf16Pairs>(p, rows, branch.o); break;
@@ -213,16 +207,15 @@ struct Hopper {
     const Ring ring{kMap.arrivals, kMap.ring};
     if (thread_index() == 0) ring.make();
     sync_threads();
-    const KeptBlocks kept = kept_blocks(p);
     const int64_t key_head = block_y() / static_cast<uint32_t>(p.heads_per_key);
     if (thread_index() >= kHopperConsumers) {
       give_registers<kHopperGiven>();
-      if (thread_index() == kHopperConsumers) produce(p, key_head, kept, ring);
+      if (thread_index() == kHopperConsumers) produce(p, key_head, ring);
     } else {
       take_registers<kHopperTaken>();
       QueryRows rows = query_rows(p);
       rows.consumers = kHopperConsumers;
-      consume(p, rows, key_head, kept, ring);
+      consume(p, rows, key_head, ring);
     }
   }
 };

@@ -13,7 +13,11 @@ struct Position {
   uint32_t warp, lane, warps;
   int64_t block, head, first;
   int32_t rows;  ///< filled rows of the key block
-  int64_t tile;  ///< first tile of the block in its head's tiles, over all heads
+  int32_t fill;  ///< rows to write: zeros after the filled ones, in the last block to the end of its tile
+  int64_t row;   ///< the block's first row in the tiles of all heads
+  int64_t scale;
+  [[nodiscard]] SLA2_DEVICE int64_t tile(int32_t r) const { return (row + r) / kTileKeys; }
+  [[nodiscard]] SLA2_DEVICE uint32_t in_tile(int32_t r) const { return static_cast<uint32_t>((row + r) % kTileKeys); }
 };
 
 SLA2_DEVICE Position position(const PackParams& p) {
@@ -22,7 +26,10 @@ SLA2_DEVICE Position position(const PackParams& p) {
   at.block = block_x(), at.head = block_y(), at.first = at.block * p.block_k;
   const int64_t left = p.key_tokens - at.first;
   at.rows = left < p.block_k ? static_cast<int32_t>(left) : p.block_k;
-  at.tile = (at.head * p.key_blocks + at.block) * (p.block_k / kTileKeys);
+  at.row = (at.head * p.tiles + p.first_tile) * kTileKeys + at.first;
+  at.scale = at.head * p.scales + p.first_scale + at.block;
+  const auto short_by = static_cast<int32_t>((kTileKeys - (at.first + p.block_k) % kTileKeys) % kTileKeys);
+  at.fill = p.block_k + (at.block + 1 == p.key_blocks ? short_by : 0);
   return at;
 }
 
@@ -48,11 +55,11 @@ SLA2_DEVICE Line load_line(const Rows& rows, const Position& at, int32_t row, in
 /// A line of bf16 into the image of its tile.
 SLA2_DEVICE void store_bf16(unsigned char* tiles, const PackParams& p, const Position& at, int32_t row, const Line& line) {
   const auto row_bytes = static_cast<uint32_t>(p.width * 2);
-  unsigned char* const tile = tiles + (at.tile + row / kTileKeys) * kTileKeys * row_bytes;
+  unsigned char* const tile = tiles + at.tile(row) * kTileKeys * row_bytes;
   for (int i = 0; i < kMostPairs; ++i) {
     const uint32_t byte = 4 * at.lane + 128 * static_cast<uint32_t>(i);
     if (byte < row_bytes)
-      *reinterpret_cast<uint32_t*>(tile + image_offset(kTileKeys, row_bytes, static_cast<uint32_t>(row % kTileKeys), byte)) =
+      *reinterpret_cast<uint32_t*>(tile + image_offset(kTileKeys, row_bytes, at.in_tile(row), byte)) =
           pack_bf16(line.x[i].x, line.x[i].y);
   }
 }
@@ -79,18 +86,18 @@ SLA2_DEVICE void pack_int8(const PackParams& p, const Position& at, const float*
     finite = finite && shared_load<uint32_t>(8 * w + 4) != 0;
   }
   if (thread_index() == 0)
-    p.key_scale[at.head * p.key_blocks + at.block] = !finite ? not_a_number() : top < kLeast ? 0.0F : top / kInt8Steps;
+    p.key_scale[at.scale] = !finite ? not_a_number() : top < kLeast ? 0.0F : top / kInt8Steps;
   const float inverse = top < kLeast ? 0.0F : kInt8Steps / top;
   const auto row_bytes = static_cast<uint32_t>(p.width);
-  for (auto row = static_cast<int32_t>(at.warp); row < p.block_k; row += static_cast<int32_t>(at.warps)) {
+  for (auto row = static_cast<int32_t>(at.warp); row < at.fill; row += static_cast<int32_t>(at.warps)) {
     Line line{};
     if (row < at.rows) line = load_line(p.k, at, row, p.dim, shift);
-    unsigned char* const tile = p.keys + (at.tile + row / kTileKeys) * kTileKeys * row_bytes;
+    unsigned char* const tile = p.keys + at.tile(row) * kTileKeys * row_bytes;
     for (int i = 0; i < kMostPairs; ++i) {
       const uint32_t byte = 2 * at.lane + 64 * static_cast<uint32_t>(i);
       if (byte >= row_bytes) continue;
       const int32_t low = int8_steps(line.x[i].x, inverse), high = int8_steps(line.x[i].y, inverse);
-      *reinterpret_cast<uint16_t*>(tile + image_offset(kTileKeys, row_bytes, static_cast<uint32_t>(row % kTileKeys), byte)) =
+      *reinterpret_cast<uint16_t*>(tile + image_offset(kTileKeys, row_bytes, at.in_tile(row), byte)) =
           static_cast<uint16_t>((low & 0xFF) | (high & 0xFF) << 8);
     }
   }
@@ -101,12 +108,11 @@ SLA2_DEVICE void pack_fp8(const PackParams& p, const Position& at) {
   const float* const scales = p.value_scale + at.head * p.width;
   for (auto c = static_cast<int32_t>(thread_index()); c < p.width; c += static_cast<int32_t>(thread_count())) {
     const float scale = scales[c], inverse = scale == 0 ? 0.0F : 1 / scale;
-    for (int32_t row = 0; row < p.block_k; ++row) {
+    for (int32_t row = 0; row < at.fill; ++row) {
       float x = row < at.rows && c < p.dim ? load_element(p.v, row_at(p.v, at.head, at.first + row) + c) : 0.0F;
       x = is_finite(x) ? x * inverse : not_a_number();
-      unsigned char* const tile = p.values8 + (at.tile + row / kTileKeys) * kTileKeys * p.width;
-      tile[image_offset(static_cast<uint32_t>(p.width), kTileKeys, static_cast<uint32_t>(c),
-                        fp8_place(static_cast<uint32_t>(row % kTileKeys)))] = static_cast<unsigned char>(pack_e4m3(x, 0));
+      unsigned char* const tile = p.values8 + at.tile(row) * kTileKeys * p.width;
+      tile[image_offset(static_cast<uint32_t>(p.width), kTileKeys, static_cast<uint32_t>(c), fp8_place(at.in_tile(row)))] = static_cast<unsigned char>(pack_e4m3(x, 0));
     }
   }
 }
@@ -131,7 +137,7 @@ SLA2_DEVICE Line features_of(const Line& line, uint32_t lane, int32_t dim) {
 /// Tiles of φ(K), and z: each channel's sum of what is stored, in row order.
 SLA2_DEVICE void pack_features(const PackParams& p, const Position& at, const float* shift) {
   const auto row_bytes = static_cast<uint32_t>(p.width * 2);
-  for (auto row = static_cast<int32_t>(at.warp); row < p.block_k; row += static_cast<int32_t>(at.warps)) {
+  for (auto row = static_cast<int32_t>(at.warp); row < at.fill; row += static_cast<int32_t>(at.warps)) {
     Line phi{};
     if (row < at.rows) phi = features_of(load_line(p.k, at, row, p.dim, shift), at.lane, p.dim);
     store_bf16(p.features, p, at, row, phi);
@@ -155,7 +161,7 @@ SLA2_DEVICE void pack_features(const PackParams& p, const Position& at, const fl
 SLA2_KERNEL(sla2_pack, kPrepareThreads, 1, PackParams) {
   const Position at = position(p);
   const float* const shift = p.shift == nullptr ? nullptr : p.shift + at.head * p.dim;
-  for (auto row = static_cast<int32_t>(at.warp); row < p.block_k; row += static_cast<int32_t>(at.warps)) {
+  for (auto row = static_cast<int32_t>(at.warp); row < at.fill; row += static_cast<int32_t>(at.warps)) {
     Line value{}, key{};
     if (row < at.rows) value = load_line(p.v, at, row, p.dim, nullptr), key = load_line(p.k, at, row, p.dim, shift);
     if (p.values != nullptr) store_bf16(p.values, p, at, row, value);

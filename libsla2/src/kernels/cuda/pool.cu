@@ -16,8 +16,15 @@ SLA2_KERNEL(sla2_pool, kPrepareThreads, 1, PoolParams) {
       sum = add_rounded(sum, static_cast<double>(load_element(p.k, row_at(p.k, head, first + r) + c)));
     p.means[(head * p.dim + c) * p.mean_row + block] = static_cast<float>(sum / static_cast<double>(n));
   }
-  if (p.value_peaks == nullptr) return;
   const int64_t blocks = (p.key_tokens + p.block_k - 1) / p.block_k;
+  if (p.value_means != nullptr)
+    for (int32_t c = static_cast<int32_t>(thread_index()); c < p.width; c += static_cast<int32_t>(thread_count())) {
+      double sum = 0;
+      for (int32_t r = 0; r < n && c < p.dim; ++r)
+        sum = add_rounded(sum, static_cast<double>(load_element(p.v, row_at(p.v, head, first + r) + c)));
+      p.value_means[(head * blocks + block) * p.width + c] = static_cast<float>(sum / static_cast<double>(n));
+    }
+  if (p.value_peaks == nullptr) return;
   for (int32_t c = static_cast<int32_t>(thread_index()); c < p.width; c += static_cast<int32_t>(thread_count())) {
     float top = 0;
     for (int32_t r = 0; r < n && c < p.dim; ++r) {
@@ -40,7 +47,10 @@ SLA2_KERNEL(sla2_centre, kPrepareThreads, 1, CentreParams) {
     }
     const auto shift = static_cast<float>(sum / static_cast<double>(p.key_tokens));
     p.shift[head * p.dim + c] = shift;
-    for (int32_t j = 0; j < p.mean_row; ++j) line[j] = j < p.key_blocks ? add_rounded(line[j], -shift) : 0.0F;
+    for (int32_t j = 0; j < p.mean_row; ++j) {
+      line[j] = j < p.key_blocks ? add_rounded(line[j], -shift) : 0.0F;
+      if (p.mean_keys != nullptr && j < p.key_blocks) p.mean_keys[(head * p.key_blocks + j) * p.width + c] = line[j];
+    }
   }
   if (p.value_peaks == nullptr) return;
   for (int32_t c = static_cast<int32_t>(thread_index()); c < p.width; c += static_cast<int32_t>(thread_count())) {

@@ -3,6 +3,7 @@
 #pragma once
 #include "kernels/cuda/fragments.h"
 #include "kernels/cuda/queries.h"
+#include "kernels/cuda/walk.h"
 
 namespace sla2::cuda {
 
@@ -25,9 +26,17 @@ struct SoftmaxBranch {
     l[0] = l[1] = 0;
   }
 
-  /// s = q · kᵀ of one tile, times factor of the row.
-  SLA2_DEVICE void score(const Queries<kWidth, kProducts>& q, uint32_t tile, const float (&factor)[2]) {
+  static SLA2_DEVICE void copy_values(const TileWalk& walk, uint32_t to, const unsigned char* tiles, int32_t step) {
+    if constexpr (kFp8)
+      walk.copy_values8<kWidth>(to, tiles, step);
+    else
+      walk.copy<kWidth * 2>(to, tiles, step);
+  }
+
+  /// s = q · kᵀ of one tile, times `scale` and what int8 numbers stand for.
+  SLA2_DEVICE void score(const Queries<kWidth, kProducts>& q, uint32_t tile, float scale, const TileWalk& walk, int32_t step_now) {
     using Sum = std::conditional_t<kProducts == Products::kBf16, float, int32_t>;
+    const float of_tile = q.kInt8 && !walk.gathers() ? scale * walk.key_scale(step_now, 0) : scale;
 #pragma unroll
     for (uint32_t n = 0; n < kTileKeys / 16; ++n) {
       Sum sum[2][4] = {};
@@ -43,6 +52,8 @@ struct SoftmaxBranch {
             multiply_int8(sum[half], q.a[step], b[2 * half], b[2 * half + 1]);
         }
       }
+      const float of_keys = q.kInt8 && walk.gathers() ? of_tile * walk.key_scale(step_now, n) : of_tile;
+      const float factor[2] = {of_keys * q.scale[0], of_keys * q.scale[1]};
 #pragma unroll
       for (int half = 0; half < 2; ++half)
 #pragma unroll
@@ -64,6 +75,24 @@ struct SoftmaxBranch {
         s[n][i] += add;
         s[n][i + 2] += add;
         if (column >= columns) s[n][i] = s[n][i + 2] = -infinity();  // also where the score was NaN
+      }
+  }
+
+  /// Mean keys of tile `tile`: each counts as often as its block has keys, those of kept blocks not at all.
+  SLA2_DEVICE void weigh_means(const AttendParams& p, int32_t tile) {
+    const uint32_t t = thread_index() % 4;
+    const int32_t words = (p.key_blocks + 31) / 32;
+    const uint32_t* const bits = p.kept_bits + query_block_row(p) * words;
+#pragma unroll
+    for (int n = 0; n < kTileKeys / 8; ++n)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const auto j = static_cast<int32_t>(tile * kTileKeys + n * 8 + 2 * t + i);
+        const bool inside = j < p.key_blocks && (bits[j / 32] >> static_cast<uint32_t>(j % 32) & 1U) == 0;
+        const int64_t left = p.key_tokens - static_cast<int64_t>(j) * p.block_k;
+        const float add = inside ? log2_of(static_cast<float>(left < p.block_k ? left : p.block_k)) : 0.0F;
+        s[n][i] = inside ? s[n][i] + add : -infinity();
+        s[n][i + 2] = inside ? s[n][i + 2] + add : -infinity();
       }
   }
 

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// φ(K)ᵀ·V over a walk of tiles: the state of the linear branch. Half tiles stream through two stages; each warp owns 16 channels
+// φ(K)ᵀ·V over a walk of keys: the state of the linear branch. Half tiles stream through two stages; each warp owns 16 channels
 // of φ (rows of the state) and all channels of V.
 #pragma once
-#include "kernels/cuda/fragments.h"
+#include "kernels/cuda/walk.h"
 
 namespace sla2::cuda {
 
 template <int kWidth>
 struct State {
-  static constexpr int kRowBytes = kWidth * 2, kPanels = kRowBytes / 128;
+  static constexpr int kRowBytes = kWidth * 2;
   static constexpr uint32_t kHalf = kStreamKeys * kRowBytes;  ///< bytes of a half tile in shared memory
   static constexpr uint32_t kTile = kTileKeys * kRowBytes;    ///< of a tile in global memory
-  static constexpr uint32_t kHalves = kTileKeys / kStreamKeys;
 
   float sum[kWidth / 8][4];  ///< [16, W] of this warp's rows
 
@@ -20,11 +19,19 @@ struct State {
       for (float& x : part) x = 0;
   }
 
-  /// Copies one half of a tile, panel by panel.
-  static SLA2_DEVICE void copy_half(uint32_t to, const unsigned char* tile, uint32_t half) {
-    for (uint32_t panel = 0; panel < kPanels; ++panel)
-      copy_stretch(to + panel * kStreamKeys * 128, tile + (panel * kTileKeys + half * kStreamKeys) * 128, kStreamKeys * 128);
-  }
+  /// The tiles of φ(K) and V of a head.
+  struct Source {
+    const unsigned char *features, *values;
+    /// `count` keys from key `from` on into rows of a stage.
+    SLA2_DEVICE void copy(uint32_t stage, uint32_t row, int64_t from, uint32_t count) const {
+      copy_rows<kStreamKeys, kRowBytes>(stage, row, features, from, count);
+      copy_rows<kStreamKeys, kRowBytes>(stage + kHalf, row, values, from, count);
+    }
+    static SLA2_DEVICE void clear(uint32_t stage, uint32_t row, uint32_t count) {
+      clear_rows<kStreamKeys, kRowBytes>(stage, row, count);
+      clear_rows<kStreamKeys, kRowBytes>(stage + kHalf, row, count);
+    }
+  };
 
   /// sum += φᵀ·V of one stage; warp_row: which 16 channels of φ.
   SLA2_DEVICE void add_stage(uint32_t stage, uint32_t warp_row) {
@@ -42,20 +49,12 @@ struct State {
     }
   }
 
-  /// Adds `tiles` tiles; next() says which tile of the head comes next. All threads of the block take part; `active`: whether
+  /// Adds `steps` stages; fill(stage) starts the copies of the next one. All threads of the block take part; `active`: whether
   /// this warp has rows. Ends with every stage read and no copy under way.
-  template <typename Next>
-  SLA2_DEVICE void add(uint32_t stream, const unsigned char* features, const unsigned char* values, uint32_t tiles, bool active,
-                       uint32_t warp_row, Next& next) {
-    const uint32_t steps = tiles * kHalves;
-    int64_t tile = 0;
+  template <typename Fill>
+  SLA2_DEVICE void add(uint32_t stream, uint32_t steps, bool active, uint32_t warp_row, Fill& fill) {
     for (uint32_t step = 0; step <= steps; ++step) {
-      if (step < steps) {
-        if (step % kHalves == 0) tile = next() * static_cast<int64_t>(kTile);
-        const uint32_t stage = stream + step % 2 * 2 * kHalf;
-        copy_half(stage, features + tile, step % kHalves);
-        copy_half(stage + kHalf, values + tile, step % kHalves);
-      }
+      if (step < steps) fill(stream + step % 2 * 2 * kHalf);
       copy_async_commit();
       if (step == 0) continue;
       copy_async_wait<1>();

@@ -45,10 +45,25 @@ constexpr AttendMap attend_map(int width, Products products, bool linear) {
 /// Two stages of φ(K) and V, kStreamKeys each, bf16.
 constexpr uint32_t stream_bytes(int width) { return 2 * 2 * kStreamKeys * static_cast<uint32_t>(width) * 2; }
 
-/// sla2_pack: rows of φ on their way to z, or two words per warp. sla2_route: scores, two queries, words.
+/// sla2_pack: rows of φ on their way to z, or two words per warp.
 constexpr uint32_t pack_bytes(int block_k, int width) { return static_cast<uint32_t>(block_k * width * 2); }
-constexpr uint32_t route_bytes(int key_blocks, int dim) {
-  return static_cast<uint32_t>((key_blocks + 2 * dim) * 8 + 2 * kPrepareThreads / 32 * 4);
+
+/// Shared memory of sla2_route: scores [places] fp64 | pooled query, another [D] fp64 | two words per warp | extra.
+struct RouteMap {
+  uint32_t places, scores, query, other, words, extra, bytes;
+};
+/// places: T_n, or where scores are ranked the power of two above. extra: a mark of 2 bytes per block of a given list, or fp64 per
+/// row of the query block where its likeness is asked for.
+constexpr RouteMap route_map(int places, int dim, int extra_bytes) {
+  RouteMap map{};
+  const auto d = static_cast<uint32_t>(dim);
+  map.places = static_cast<uint32_t>(places);
+  map.query = map.places * 8;
+  map.other = map.query + d * 8;
+  map.words = map.other + d * 8;
+  map.extra = map.words + 2 * kPrepareThreads / 32 * 4;
+  map.bytes = map.extra + static_cast<uint32_t>(extra_bytes);
+  return map;
 }
 
 /// Byte `byte` of row `row` in an image of `rows` rows of `row_bytes` (64, 128 or 256).

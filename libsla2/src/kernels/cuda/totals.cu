@@ -16,9 +16,13 @@ SLA2_DEVICE void add_part(const TotalsParams& p) {
   State<kWidth> state;
   state.clear();
   const int64_t at = head * p.tiles * static_cast<int64_t>(State<kWidth>::kTile);
-  int64_t tile = first;
-  const auto next = [&tile] { return tile++; };
-  state.add(0, p.features + at, p.values + at, tiles, true, warp, next);
+  const typename State<kWidth>::Source source{p.features + at, p.values + at};
+  int64_t key = first * kTileKeys;
+  const auto fill = [&](uint32_t stage) {
+    source.copy(stage, 0, key, kStreamKeys);
+    key += kStreamKeys;
+  };
+  state.add(0, tiles * (kTileKeys / kStreamKeys), true, warp, fill);
   float* const out = p.partial + (head * p.parts + block_x()) * kWidth * kWidth + (16 * warp + g) * kWidth + 2 * t;
   for (int n = 0; n < kWidth / 8; ++n)
     for (int i = 0; i < 4; ++i) out[(i / 2 * 8) * kWidth + n * 8 + i % 2] = state.sum[n][i];
