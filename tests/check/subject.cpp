@@ -306,8 +306,7 @@ std::vector<double> Subject::time(const Target& target, int threads, int repeats
 
 std::vector<Target> emulated_gpus() {
   return {{"emulated_sm80", Isa::kScalar, emulated_gpu(80)},
-          {"emulated_sm89", Isa::kScalar, emulated_gpu(89)},
-          {"emulated_sm90", Isa::kScalar, emulated_gpu(90)}};
+          {"emulated_sm89", Isa::kScalar, emulated_gpu(89)}};
 }
 
 std::vector<Target> kernels_here(std::string& note) {

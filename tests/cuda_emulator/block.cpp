@@ -32,8 +32,9 @@ std::string Block::run(const BlockLaunch& launch) {
   warps_.assign(launch.threads / kLanes, Warp{});
   for (size_t w = 0; w < warps_.size(); ++w) warps_[w].known.fill(0), warps_[w].known[w] = 1;
   for (Barrier& barrier : barriers_) barrier = {};
-  arrivals_.clear(), groups_.clear(), meetings_.clear();
-  groups_.resize(warps_.size()), meetings_.resize(warps_.size() / 4 + 1);
+  arrivals_.clear();
+  groups_ = std::vector<Group>(warps_.size());
+  meetings_ = std::vector<Meeting>(warps_.size() / 4 + 1);
   engine_clock_ = 1;
   ready_.clear();
   for (uint32_t t = 0; t < launch.threads; ++t) {

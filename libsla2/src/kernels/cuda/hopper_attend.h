@@ -33,6 +33,17 @@ struct Hopper {
     }
   }
 
+  /// sum += φᵀ·V of a stage, under way.
+  static SLA2_DEVICE void add_tile(float (&sum)[kHopperWidth / 8][4], const Ring& ring, uint32_t panel) {
+    const uint32_t phi = shared_address(ring.tile(0) + panel * kHopperPanel), v = shared_address(ring.tile(1));
+    group_fence();
+#pragma unroll
+    for (uint32_t k = 0; k < kTileKeys / 16; ++k)
+      group_state(sum, group_operand(phi + k * kHopperSixteen, kHopperPanel, kHopperEight, Swizzle::k128),
+                  group_operand(v + k * kHopperSixteen, kHopperPanel, kHopperEight, Swizzle::k128), true);
+    group_commit();
+  }
+
   /// H in bf16 at kMap.state; a warpgroup makes the rows of 64 channels of φ.
   static SLA2_DEVICE void make_state(const AttendParams& p, int64_t key_head, Ring& ring) {
     const auto plan = Linear::plan(blocks_apart(p));
@@ -44,29 +55,22 @@ struct Hopper {
 #pragma unroll
       for (float& x : part) x = 0;
     const int32_t steps = plan.blocks * p.tiles_per_block;
-    group_hold(sum);
-    Ring last = ring;
-    for (int32_t i = 0; i < steps; ++i) {
+    if (steps > 0) {  // the first outside the loop: no branch may stand between products that are under way
       ring.wait();
-      const uint32_t phi = shared_address(ring.tile(0) + warp / 4 * kHopperPanel), v = shared_address(ring.tile(1));
-      group_fence();
-#pragma unroll
-      for (uint32_t k = 0; k < kTileKeys / 16; ++k)
-        group_state(sum, group_operand(phi + k * kHopperSixteen, kHopperPanel, kHopperEight, Swizzle::k128),
-                    group_operand(v + k * kHopperSixteen, kHopperPanel, kHopperEight, Swizzle::k128), true);
-      group_commit();
-      if (i > 0) {
-        group_wait<1>();  // the products before these
+      add_tile(sum, ring, warp / 4);
+      for (int32_t i = 1; i < steps; ++i) {
+        const Ring last = ring;
+        ring.next();
+        ring.wait();
+        add_tile(sum, ring, warp / 4);
+        group_wait<1>();  // for the products before these
         last.release();
       }
-      last = ring;
-      ring.next();
-    }
-    if (steps > 0) {
       group_wait<0>();
-      last.release();
+      ring.release();
+      ring.next();
+      group_hold(sum);
     }
-    group_hold(sum);
     const float* const total = p.state_total + key_head * kHopperWidth * kHopperWidth;
 #pragma unroll
     for (uint32_t n = 0; n < kHopperWidth / 8; ++n)
