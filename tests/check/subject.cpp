@@ -256,10 +256,11 @@ Run Subject::run(const Target& target, int threads, unsigned char poison, bool e
     if (target.gpu) target.gpu->wait();
     result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     result.stats = plan->stats();
-    Guarded other(lists ? plan->workspace_bytes() : 0, poison);
+    std::optional<Guarded> other;
     if (lists) {
+      other.emplace(plan->workspace_bytes(), poison);
       in.list = &routed_seen;
-      plan->route(in, other.in(mirror));
+      plan->route(in, other->in(mirror));
     }
     mirror.fetch();
     for (int64_t i = 0; i < rows; ++i) {
@@ -278,7 +279,7 @@ Run Subject::run(const Target& target, int threads, unsigned char poison, bool e
     }
     if (lists) {
       result.kept = beside.rows();
-      if (!other.intact() || !routed.intact()) result.text = "route wrote outside its list or workspace";
+      if (!other->intact() || !routed.intact()) result.text = "route wrote outside its list or workspace";
       if (routed.rows() != result.kept) result.text = "route keeps other blocks than forward";
     }
     if (!workspace.intact()) result.text = "wrote outside the workspace";
