@@ -14,6 +14,7 @@ struct Hopper {
   static constexpr uint32_t kKeyTile = kTileKeys * kHopperWidth * key_bytes(kProducts);
   using Branch = SoftmaxBranch<kHopperWidth, kProducts>;
   using Linear = LinearBranch<kHopperWidth>;
+  using Sum = std::conditional_t<kProducts == Products::kBf16, float, int32_t>;
 
   /// The copying thread: the tiles of H, then those of the softmax.
   static SLA2_DEVICE void produce(const AttendParams& p, int64_t key_head, Ring ring) {
@@ -84,45 +85,94 @@ struct Hopper {
     show_to_engines();
   }
 
-  /// branch.s = q · kᵀ of the key tile, times factor of the row.
-  static SLA2_DEVICE void score(Branch& branch, const Queries<kHopperWidth, kProducts>& q, uint32_t tile,
-                                const float (&factor)[2]) {
-    using Sum = std::conditional_t<kProducts == Products::kBf16, float, int32_t>;
-    Sum sum[kTileKeys / 8][4];
+  /// sums = q · kᵀ of the key tile, under way.
+  static SLA2_DEVICE void start_scores(Sum (&sums)[kTileKeys / 8][4], const Queries<kHopperWidth, kProducts>& q, uint32_t tile) {
     const uint32_t keys = shared_address(tile);
     group_fence();
 #pragma unroll
     for (uint32_t k = 0; k < q.kSteps; ++k)  // 32 bytes of a panel's rows each
-      group_scores(sum, q.a[k], group_operand(keys + k / 4 * kHopperPanel + k % 4 * 32, 0, kHopperEight, Swizzle::k128), k > 0);
+      group_scores(sums, q.a[k], group_operand(keys + k / 4 * kHopperPanel + k % 4 * 32, 0, kHopperEight, Swizzle::k128), k > 0);
     group_commit();
-    group_wait<0>();
-    group_hold(sum);
+  }
+
+  /// branch.s = weights of the step's keys. @return in factor: what o has to shrink by
+  static SLA2_DEVICE void weigh(const AttendParams& p, Branch& branch, const Sum (&sums)[kTileKeys / 8][4],
+                                const Queries<kHopperWidth, kProducts>& q, const TileWalk& walk, int32_t step,
+                                float (&factor)[2]) {
+    const float of_keys = q.kInt8 ? p.scale * walk.key_scale(step, 0) : p.scale;
+    const float of_rows[2] = {of_keys * q.scale[0], of_keys * q.scale[1]};
 #pragma unroll
     for (int n = 0; n < kTileKeys / 8; ++n)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) branch.s[n][i] = static_cast<float>(sum[n][i]) * factor[i / 2];
+      for (int i = 0; i < 4; ++i) branch.s[n][i] = static_cast<float>(sums[n][i]) * of_rows[i / 2];
+    if (!kLinear && walk.is_mean(step))
+      branch.weigh_means(p, step - walk.listed);
+    else
+      branch.mask(walk.columns(step), p.key_bias == nullptr ? nullptr : p.key_bias + walk.tile(step) * kTileKeys);
+    float origin[2];
+    branch.raise(factor, origin);
+    branch.exponentiate(origin);
   }
 
-  /// branch.o += weights · v; weights are rounded to bf16, and l sums the rounded ones.
-  static SLA2_DEVICE void add_values(Branch& branch, uint32_t tile) {
+  /// Weights as operands, rounded to bf16; l sums the rounded ones.
+  struct Weights {
     uint32_t a[kTileKeys / 16][4];
+    SLA2_DEVICE explicit Weights(Branch& branch) {
 #pragma unroll
-    for (uint32_t k = 0; k < kTileKeys / 16; ++k)
+      for (uint32_t k = 0; k < kTileKeys / 16; ++k)
 #pragma unroll
-      for (uint32_t i = 0; i < 4; ++i) {
-        const auto& part = branch.s[2 * k + i / 2];
-        a[k][i] = pack_bf16(part[i % 2 * 2], part[i % 2 * 2 + 1]);
-        branch.l[i % 2] += from_bf16(a[k][i] & 0xFFFFU) + bits_to_float(a[k][i] & 0xFFFF0000U);
-      }
+        for (uint32_t i = 0; i < 4; ++i) {
+          const auto& part = branch.s[2 * k + i / 2];
+          a[k][i] = pack_bf16(part[i % 2 * 2], part[i % 2 * 2 + 1]);
+          branch.l[i % 2] += from_bf16(a[k][i] & 0xFFFFU) + bits_to_float(a[k][i] & 0xFFFF0000U);
+        }
+    }
+  };
+  /// branch.o += weights · v, under way.
+  static SLA2_DEVICE void start_values(Branch& branch, const Weights& weights, uint32_t tile) {
     const uint32_t values = shared_address(tile);
-    group_hold(branch.o);
     group_fence();
 #pragma unroll
     for (uint32_t k = 0; k < kTileKeys / 16; ++k)
-      group_values(branch.o, a[k], group_operand(values + k * kHopperSixteen, kHopperPanel, kHopperEight, Swizzle::k128), true);
+      group_values(branch.o, weights.a[k], group_operand(values + k * kHopperSixteen, kHopperPanel, kHopperEight, Swizzle::k128),
+                   true);
     group_commit();
+  }
+
+  /// The softmax branch: the scores of a tile are multiplied before the values of the one before, whose products then run under
+  /// this one's softmax.
+  static SLA2_DEVICE void walk_keys(const AttendParams& p, Branch& branch, const Queries<kHopperWidth, kProducts>& q,
+                                    const TileWalk& walk, Ring& ring) {
+    if (walk.steps == 0) return;
+    Sum sums[kTileKeys / 8][4];
+    float factor[2];
+    ring.wait();
+    start_scores(sums, q, ring.tile(0));
+    group_wait<0>();
+    group_hold(sums);
+    weigh(p, branch, sums, q, walk, 0, factor);
+    group_hold(branch.o);
+    for (int32_t step = 1; step < walk.steps; ++step) {
+      const Ring last = ring;
+      ring.next();
+      ring.wait();
+      const Weights weights(branch);
+      start_scores(sums, q, ring.tile(0));
+      start_values(branch, weights, last.tile(1));
+      group_wait<1>();
+      group_hold(sums);
+      weigh(p, branch, sums, q, walk, step, factor);
+      group_wait<0>();
+      group_hold(branch.o);
+      last.release();
+      branch.shrink(factor);
+    }
+    const Weights weights(branch);
+    start_values(branch, weights, ring.tile(1));
     group_wait<0>();
     group_hold(branch.o);
+    ring.release();
+    ring.next();
   }
 
   /// Both branches joined: branch.o becomes the output.
@@ -175,20 +225,7 @@ struct Hopper {
       Queries<kHopperWidth, kProducts> q;
       q.load(p, rows, kMap.queries);
       for (int i = 0; i < 2; ++i) shift[i] = q.shift[i];
-      const TileWalk walk = tile_walk(p, key_head);
-      for (int32_t step = 0; step < walk.steps; ++step, ring.next()) {
-        const float of_keys = q.kInt8 ? p.scale * walk.key_scale(step, 0) : p.scale;
-        const float factor[2] = {of_keys * q.scale[0], of_keys * q.scale[1]};
-        ring.wait();
-        score(branch, q, ring.tile(0), factor);
-        if (!kLinear && walk.is_mean(step))
-          branch.weigh_means(p, step - walk.listed);
-        else
-          branch.mask(walk.columns(step), p.key_bias == nullptr ? nullptr : p.key_bias + walk.tile(step) * kTileKeys);
-        branch.weigh();
-        add_values(branch, ring.tile(1));
-        ring.release();
-      }
+      walk_keys(p, branch, q, tile_walk(p, key_head), ring);
     }
     branch.finish(nullptr);
     if (p.lse != nullptr && rows.t == 0)
