@@ -58,8 +58,11 @@ def say(text: str) -> None:
 class Asked:
     """A program that answers each line with a line of JSON."""
 
-    def __init__(self, *words: object) -> None:
-        self.process = subprocess.Popen([str(word) for word in words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, *words: object, env: dict[str, str] | None = None) -> None:
+        both = subprocess.PIPE
+        self.process = subprocess.Popen(
+            [str(word) for word in words], stdin=both, stdout=both, text=True, env={**os.environ, **(env or {})}
+        )
 
     def line(self) -> dict[str, Any] | None:
         assert self.process.stdout
@@ -150,7 +153,8 @@ class Check:
             self.fail(f"instructions: {done.stderr.strip()}")
 
     def checks(self) -> None:
-        cases = [word for line in self.args.case for word in ("--case", line)] or ["cuda"]
+        lists = ["cuda", "hopper"] if self.report["device"]["architecture"] == 90 else ["cuda"]
+        cases = [word for line in self.args.case for word in ("--case", line)] or lists
         words = [str(self.check_tool), *cases, "--isa", self.args.gpu, "--threads", "1,2"]
         done = subprocess.run(words, capture_output=True, text=True, timeout=max(60, self.left()), check=False)
         lines = done.stdout.splitlines()
@@ -188,18 +192,19 @@ class Check:
         return peer if head else None
 
     def bench(self) -> None:
-        ours, peer = Asked(self.gpu_tool, "bench", self.args.gpu), self.peer()
-        device_is_hopper_or_ada = self.report["device"]["architecture"] >= 89
+        families = {"": Asked(self.gpu_tool, "bench", self.args.gpu)}
+        peer = self.peer()
+        architecture = self.report["device"]["architecture"]
+        if architecture == 90:  # the same without wgmma, in the same run
+            families["mma.sync"] = Asked(self.gpu_tool, "bench", self.args.gpu, env={"SLA2_HOPPER": "0"})
         for name, (tokens, heads, dim) in self.args.shapes.items():
-            asked = [(s, bits, False) for bits in (16, 8) for s in self.args.sparsities]
-            if device_is_hopper_or_ada:
-                asked += [(s, 8, True) for s in self.args.sparsities]
-            rows = {
-                key: {"shape": name, "tokens": tokens, "heads": heads, "dim": dim, "sparsity": key[0], "bits": key[1], "fp8_values": key[2]}
-                for key in asked
-            }
+            asked = [(s, bits, False, family) for family in families for bits in (16, 8) for s in self.args.sparsities]
+            if architecture == 89 or architecture >= 120:
+                asked += [(s, 8, True, "") for s in self.args.sparsities]
+            shape = {"shape": name, "tokens": tokens, "heads": heads, "dim": dim}
+            rows = {key: {**shape, "sparsity": key[0], "bits": key[1], "fp8_values": key[2], "family": key[3]} for key in asked}
             backends = ("flash", "cudnn") if not self.args.torch_cpu else ("math",)
-            peers = {b: {"shape": name, "tokens": tokens, "heads": heads, "dim": dim, "backend": b} for b in backends} if peer else {}
+            peers = {backend: {**shape, "backend": backend} for backend in backends} if peer else {}
             for turn in range(self.args.turns):  # everything once, then everything again: slow drifts meet all alike
                 if turn and self.left() < 60:
                     self.report["notes"].append(f"shape {name}: {turn} of {self.args.turns} turns, for want of time")
@@ -207,17 +212,19 @@ class Check:
                 for backend, row in peers.items():
                     assert peer
                     merge(row, peer.ask(tokens, heads, dim, backend, self.args.repeats))
-                for (sparsity, bits, fp8), row in rows.items():
-                    merge(row, ours.ask(tokens, heads, dim, sparsity, bits, int(fp8), self.args.repeats, int(turn == 0)))
+                for (sparsity, bits, fp8, family), row in rows.items():
+                    merge(row, families[family].ask(tokens, heads, dim, sparsity, bits, int(fp8), self.args.repeats, int(turn == 0)))
             self.report["bench"] += rows.values()
             self.report["peers"] += peers.values()
             for row in rows.values():
                 what = f"{report_format.median(row['ms']):.3f} ms" if row.get("ms") else row.get("refused", "?")
-                say(f"{name} {row['bits']} bits{' e4m3 values' if row['fp8_values'] else ''}, sparsity {row['sparsity']}: {what}")
+                kind = f"{row['bits']} bits{' e4m3 values' if row['fp8_values'] else ''}{' ' + row['family'] if row['family'] else ''}"
+                say(f"{name} {kind}, sparsity {row['sparsity']}: {what}")
                 if row.get("finite") is False:
                     self.fail(f"shape {name}: the output holds what is not a number")
             self.clocks(f"after shape {name}")
-        ours.close()
+        for family in families.values():
+            family.close()
         if peer:
             peer.close()
 

@@ -28,7 +28,7 @@ FIELDS: dict[str, Any] = {
 ROWS: dict[str, dict[str, Any]] = {
     "trials": {"instruction": str, "tried": bool, "cases": int, "different": int, "sum_bits": int, "first": str},
     "sanitizer": {"tool": str, "passed": bool, "text": str},
-    "bench": {"shape": str, "tokens": int, "heads": int, "dim": int, "sparsity": float, "bits": int, "fp8_values": bool},
+    "bench": {"shape": str, "tokens": int, "heads": int, "dim": int, "sparsity": float, "bits": int, "fp8_values": bool, "family": str},
     "peers": {"shape": str, "tokens": int, "heads": int, "dim": int, "backend": str},
 }
 
@@ -85,7 +85,7 @@ def bench_tables(report: Report) -> list[str]:
         ]
         lines += ["", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         for row in rows:
-            bits = f"{row['bits']}{', e4m3 values' if row['fp8_values'] else ''}"
+            bits = f"{row['bits']}{', e4m3 values' if row['fp8_values'] else ''}{', ' + row['family'] if row['family'] else ''}"
             sparsity = f"{100 * row['sparsity']:.0f} %" if row["sparsity"] else "dense"
             if "refused" in row:
                 lines.append(f"| {bits} | {sparsity} | {row['refused']} |" + " |" * (len(head) - 3))

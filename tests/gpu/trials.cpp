@@ -103,6 +103,62 @@ int bits_of_sums(check::TestGpu& gpu, const Kind& kind) {
   return kept;
 }
 
+/// Products of warpgroups on small random integers, which are exact in every sum: as the device has them, word by word.
+struct GroupKind {
+  cuda::GroupTrial trial;
+  const char* name;
+  bool bytes;
+  size_t words;  ///< of a thread's sums
+};
+constexpr GroupKind kGroups[] = {{cuda::kTrialScoresBf16, "wgmma.m64n64k16 bf16, right along depth", false},
+                                 {cuda::kTrialScoresInt8, "wgmma.m64n64k32 s8, right along depth", true},
+                                 {cuda::kTrialValues, "wgmma.m64n128k16 bf16, right across depth", false},
+                                 {cuda::kTrialState, "wgmma.m64n128k16 bf16, both across depth", false}};
+
+Words launch_group(check::TestGpu& gpu, cuda::GroupTrial trial, const Words& tiles, const Words& left) {
+  const size_t cases = tiles.size() * 4 / (2 * cuda::kGroupTile);
+  Words out(cases * 128 * 64, 0);
+  check::Mirror mirror(&gpu);
+  const cuda::GroupTrialParams params{
+      reinterpret_cast<const unsigned char*>(mirror.at(tiles.data(), tiles.data(), tiles.size() * 4)),
+      mirror.at(left.data(), left.data(), left.size() * 4), mirror.at(out.data(), out.data(), out.size() * 4), trial};
+  gpu.prepare("sla2_hopper_trial", cuda::kGroupTrialBytes);
+  gpu.launch(
+      {"sla2_hopper_trial", static_cast<uint32_t>(cases), 1, 128, cuda::kGroupTrialBytes, &params, sizeof params, nullptr});
+  mirror.fetch();
+  return out;
+}
+
+TrialResult run_group(check::TestGpu& gpu, const GroupKind& kind, bool planted) {
+  constexpr size_t kCases = 3;
+  std::mt19937 random(11);
+  const auto word = [&] {
+    const auto number = [&] { return static_cast<int>(random() % 7) - 3; };
+    if (kind.bytes) {
+      uint32_t bits = 0;
+      for (int i = 0; i < 4; ++i) bits = bits << 8U | (static_cast<uint32_t>(number()) & 0xFFU);
+      return bits;
+    }
+    const uint32_t low = f32_to_bf16(static_cast<float>(number()));
+    return low | static_cast<uint32_t>(f32_to_bf16(static_cast<float>(number()))) << 16U;
+  };
+  Words tiles(kCases * 2 * cuda::kGroupTile / 4), left(kCases * 128 * cuda::kGroupSteps * 4);
+  for (uint32_t& x : tiles) x = word();
+  for (uint32_t& x : left) x = word();
+  Words theirs = tiles;
+  if (planted) std::swap(theirs[cuda::kGroupTile / 4], theirs[cuda::kGroupTile / 4 + 4]);  // two chunks of the right-hand side
+  const std::shared_ptr<check::TestGpu> table = check::emulated_gpu(90);
+  const Words measured = launch_group(gpu, kind.trial, theirs, left), expected = launch_group(*table, kind.trial, tiles, left);
+  TrialResult r{kind.name, static_cast<int>(kCases), 0, "", 0, true};
+  for (size_t i = 0; i < measured.size(); ++i) {
+    if (measured[i] == expected[i]) continue;
+    if (++r.different == 1)
+      r.first = fmt::format("case {}, thread {} (lane), word {}: {:#010x} on the device, {:#010x} by the table", i / (128 * 64),
+                            i / 64 % 128, i % 64, measured[i], expected[i]);
+  }
+  return r;
+}
+
 }  // namespace
 
 std::vector<TrialResult> run_trials(check::TestGpu& gpu, bool planted) {
@@ -133,6 +189,8 @@ std::vector<TrialResult> run_trials(check::TestGpu& gpu, bool planted) {
     if (product && kind.trial != cuda::kTrialInt8) r.sum_bits = bits_of_sums(gpu, kind);
     results.push_back(r);
   }
+  if (architecture == 90)
+    for (const GroupKind& kind : kGroups) results.push_back(run_group(gpu, kind, planted));
   return results;
 }
 

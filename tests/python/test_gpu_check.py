@@ -35,10 +35,10 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=300, check=False)
 
 
-def tiny(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def tiny(folder: Path, *more: str, gpu: str = "far:89") -> subprocess.CompletedProcess[str]:
     if not (TREE / "tests/gpu/sla2_gpu_check").exists():
         pytest.skip("this tree has no sla2_gpu_check")
-    words = ["--build-dir", str(TREE), "--out", str(folder), "--gpu", "far:89", "--case", CASE, "--shapes", "tiny:150:2:64"]
+    words = ["--build-dir", str(TREE), "--out", str(folder), "--gpu", gpu, "--case", CASE, "--shapes", "tiny:150:2:64"]
     return run(*words, "--sparsities", "0,0.5", "--repeats", "1", *more)
 
 
@@ -67,17 +67,28 @@ def test_a_whole_run_on_the_emulated_gpu(tmp_path: Path) -> None:
 
 
 def test_a_planted_difference_is_noticed(tmp_path: Path) -> None:
-    done = tiny(tmp_path, "--turns", "1", "--planted")
+    done = tiny(tmp_path, "--turns", "1", "--planted", gpu="far:90")
     assert done.returncode == 1
     assert "is not as the emulator's table has it" in done.stdout
     (path,) = tmp_path.glob("*.json")
     report = json.loads(path.read_text(encoding="utf-8"))
-    assert all(row["different"] > 0 and "lane" in row["first"] for row in report["trials"])
+    assert all(row["different"] > 0 and "lane" in row["first"] for row in report["trials"] if row["tried"])
+    assert any(row["instruction"].startswith("wgmma") for row in report["trials"])
     assert any(note.startswith("FAILED") for note in report["notes"])
 
 
+def test_hopper_runs_both_families(tmp_path: Path) -> None:
+    done = tiny(tmp_path, "--turns", "1", "--shapes", "tiny:140:1:128", gpu="far:90")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = tmp_path.glob("*.json")
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert sum(row["instruction"].startswith("wgmma") for row in report["trials"]) == 4
+    kernels = {(row["family"], row["bits"]): set(row["kernels"]) for row in report["bench"] if row["sparsity"]}
+    assert "sla2_hopper_int8_128_linear" in kernels["", 8] and "sla2_attend_int8_128_linear" in kernels["mma.sync", 8]
+
+
 def test_the_format_is_held_to() -> None:
-    row = {"shape": "A", "tokens": 1, "heads": 1, "dim": 64, "sparsity": 0, "bits": 16, "fp8_values": False}
+    row = {"shape": "A", "tokens": 1, "heads": 1, "dim": 64, "sparsity": 0, "bits": 16, "fp8_values": False, "family": ""}
     good = {name: kind() for name, kind in report_format.FIELDS.items()}
     good.update(format=1, bench=[{**row, "ms": [1.0]}, {**row, "refused": "why"}])
     assert report_format.problems(good) == []

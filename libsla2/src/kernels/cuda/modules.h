@@ -10,6 +10,7 @@ struct KernelHome {
 };
 inline constexpr KernelHome kKernels[] = {
     {"sla2_trial", "trial"},
+    {"sla2_hopper_trial", "hopper_trial"},
     {"sla2_hopper_bf16_128", "hopper_bf16"},
     {"sla2_hopper_bf16_128_linear", "hopper_bf16"},
     {"sla2_hopper_int8_128", "hopper_int8"},

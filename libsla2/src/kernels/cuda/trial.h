@@ -18,4 +18,17 @@ struct TrialParams {
   int32_t trial;
 };
 
+/// Products of warpgroups, out of tile images that bulk copies bring.
+enum GroupTrial : int32_t { kTrialScoresBf16, kTrialScoresInt8, kTrialValues, kTrialState };
+inline constexpr int kGroupTile = 16384, kGroupSteps = 8;
+inline constexpr uint32_t kGroupTrialBytes = 1024 + 2 * kGroupTile;
+
+/// sla2_hopper_trial. Grid (cases, 1), 128 threads.
+struct GroupTrialParams {
+  const unsigned char* tiles;  ///< [cases][2][kGroupTile]: left (kTrialState), right
+  const uint32_t* left;        ///< [cases][128][kGroupSteps][4]: fragments of the left-hand side (the others)
+  uint32_t* out;               ///< [cases][128][64]: a thread's sums; scores use half
+  int32_t trial;
+};
+
 }  // namespace sla2::cuda
