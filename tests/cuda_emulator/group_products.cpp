@@ -50,7 +50,7 @@ T element(uint32_t address) {
 double bf16(uint16_t bits) { return static_cast<double>(bf16_to_f32(bits)); }
 
 /// a [16, K] of this warp, b [K, kColumns].
-template <typename Sum, typename Number, uint32_t kDepth, uint32_t kColumns>
+template <typename Sum, typename Number, uint32_t kDepth, uint32_t kColumns, bool kShort = false>
 struct Matrices {
   Number a[16][kDepth], b[kDepth][kColumns];
 
@@ -62,7 +62,7 @@ struct Matrices {
         std::memcpy(&before, &sums[lane][word], sizeof before);
         Number sum = add ? static_cast<Number>(before) : Number{};
         for (uint32_t k = 0; k < kDepth; ++k) sum += a[row][k] * b[k][column];
-        const Sum after = static_cast<Sum>(sum);
+        const Sum after = kShort ? static_cast<Sum>(short_sum(static_cast<double>(sum))) : static_cast<Sum>(sum);
         std::memcpy(&sums[lane][word], &after, sizeof after);
       }
   }
@@ -122,6 +122,20 @@ void run_values(const Block::GroupProduct& p, uint32_t (*sums)[64]) {
   m.add_to(sums, p.add);
 }
 
+void run_values8(const Block::GroupProduct& p, uint32_t (*sums)[64]) {
+  static thread_local Matrices<float, double, 32, 128, true> m;
+  const auto number = [](uint32_t bits) { return static_cast<double>(f8e4m3_to_f32(static_cast<uint8_t>(bits))); };
+  unpack_a<4>(p, [&](uint32_t row, uint32_t k, uint32_t bits) { m.a[row][k] = number(bits & 0xFFU); });
+  const Operand b(p.b_address);
+  for (uint32_t column = 0; column < 128; ++column)
+    for (uint32_t k = 0; k < 32; ++k) {
+      const uint32_t at = b.along_depth(column, k);
+      if (k % 16 == 0) check(at);
+      m.b[k][column] = number(element<uint8_t>(at));
+    }
+  m.add_to(sums, p.add);
+}
+
 void run_state(const Block::GroupProduct& p, uint32_t (*sums)[64]) {
   static thread_local Matrices<float, double, 16, 128> m;
   const Operand a(p.a_address);
@@ -145,7 +159,8 @@ void group_product(GroupKind kind, uint32_t* sums, const uint32_t* a, uint64_t a
   } kKinds[] = {{"group_scores (bf16)", run_scores_bf16, 32},
                 {"group_scores (int8)", run_scores_int8, 32},
                 {"group_values", run_values, 64},
-                {"group_state", run_state, 64}};
+                {"group_state", run_state, 64},
+                {"group_values8", run_values8, 64}};
   const auto& known = kKinds[static_cast<size_t>(kind)];
   Block& block = Block::current();
   for (const uint64_t address : {a == nullptr ? a_address : b_address, b_address})

@@ -43,6 +43,9 @@ inline void group_scores(int32_t (&d)[8][4], const uint32_t (&a)[4], uint64_t b,
 inline void group_values(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b, bool add) {
   emulator::group_product(emulator::GroupKind::kValues, reinterpret_cast<uint32_t*>(d), a, 0, b, add);
 }
+inline void group_values8(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b, bool add) {
+  emulator::group_product(emulator::GroupKind::kValues8, reinterpret_cast<uint32_t*>(d), a, 0, b, add);
+}
 inline void group_state(float (&d)[16][4], uint64_t a, uint64_t b, bool add) {
   emulator::group_product(emulator::GroupKind::kState, reinterpret_cast<uint32_t*>(d), nullptr, a, b, add);
 }

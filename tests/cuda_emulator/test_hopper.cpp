@@ -39,7 +39,7 @@ int product(int row, int column, int depth) {
   return sum;
 }
 
-enum Product : int32_t { kScoresBf16, kScoresInt8, kValues, kState };
+enum Product : int32_t { kScoresBf16, kScoresInt8, kValues, kState, kValues8 };
 enum Mistake : int32_t {
   kNone,
   kNoFence,
@@ -58,7 +58,10 @@ constexpr uint32_t kA = 0, kB = 16384, kShared = 32768;
 void store_bf16_at(uint32_t at, int value) { shared_store<uint16_t>(at, f32_to_bf16(static_cast<float>(value))); }
 
 /// Fragments of 16 rows of a from row `first`, depths from `k` on.
-void fragments(int first, int k, bool bytes, uint32_t (&a)[4]) {
+uint32_t byte_of(int value, bool e4m3) {
+  return e4m3 ? uint32_t{kernels::f32_to_e4m3(static_cast<float>(value))} : static_cast<uint32_t>(value & 0xFF);
+}
+void fragments(int first, int k, bool bytes, uint32_t (&a)[4], bool e4m3 = false) {
   const auto lane = static_cast<int>(thread_index() % 32);
   for (int word = 0; word < 4; ++word) {
     a[word] = 0;
@@ -66,8 +69,8 @@ void fragments(int first, int k, bool bytes, uint32_t (&a)[4]) {
       const int row = first + lane / 4 + word % 2 * 8;
       const int depth = k + (bytes ? word / 2 * 16 + lane % 4 * 4 : word / 2 * 8 + lane % 4 * 2) + i;
       const int value = a_value(row, depth);
-      a[word] |= bytes ? static_cast<uint32_t>(value & 0xFF) << (8 * i)
-                       : static_cast<uint32_t>(f32_to_bf16(static_cast<float>(value))) << (16 * i);
+      a[word] |=
+          bytes ? byte_of(value, e4m3) << (8 * i) : static_cast<uint32_t>(f32_to_bf16(static_cast<float>(value))) << (16 * i);
     }
   }
 }
@@ -86,6 +89,12 @@ void store_tiles(const Trial& p) {
       const int low = b_value(2 * column, row), high = b_value(2 * column + 1, row);
       if (column < 64)
         shared_store<uint16_t>(kB + place(128, r, 2 * c), static_cast<uint16_t>((low & 0xFF) | (high & 0xFF) << 8));
+    }
+    if (p.product == kValues8) {  // transposed: [channel][key], rows of 64 bytes
+      const uint32_t at = p.mistake == kPlainImage ? c * 64 + r : image_offset(128, 64, c, r / 2 * 2);
+      if (row % 2 == 0)
+        shared_store<uint16_t>(
+            kB + at, static_cast<uint16_t>(byte_of(b_value(row, column), true) | byte_of(b_value(row + 1, column), true) << 8U));
     }
     if (p.product == kValues || p.product == kState) store_bf16_at(kB + place(256, r, 2 * c), b_value(row, column));
     if (p.product == kState) store_bf16_at(kA + place(256, r, 2 * c), a_value(column % 64, row));
@@ -138,6 +147,13 @@ SLA2_KERNEL(test_group_products, 128, 1, Trial) {
       fragments(16 * warp, 16 * k, false, a[k]);
       group_values(d, a[k], group_operand(kB + static_cast<uint32_t>(k) * kHopperSixteen, leading, stride, swizzle), k > 0);
     });
+  if (p.product == kValues8)
+    group<float, 16>(p, 2, [&](float(&d)[16][4], int k) {
+      fragments(16 * warp, 32 * k, true, a[k], true);
+      const Swizzle wanted = p.mistake == kSwizzle ? Swizzle::k128 : Swizzle::k64;
+      group_values8(d, a[k], group_operand(kB + static_cast<uint32_t>(k) * 32, 0, p.mistake == kStride ? 1024 : 512, wanted),
+                    k > 0);
+    });
   if (p.product == kState)
     group<float, 16>(p, 4, [&](float(&d)[16][4], int k) {
       const uint32_t at = static_cast<uint32_t>(k) * kHopperSixteen;
@@ -150,8 +166,8 @@ TEST_CASE("products of warpgroups read tile images, and their mistakes are notic
     Product product;
     int columns, depth;
   };
-  for (const Kind& kind :
-       {Kind{kScoresBf16, 64, 128}, Kind{kScoresInt8, 64, 128}, Kind{kValues, 128, 64}, Kind{kState, 128, 64}}) {
+  for (const Kind& kind : {Kind{kScoresBf16, 64, 128}, Kind{kScoresInt8, 64, 128}, Kind{kValues, 128, 64}, Kind{kState, 128, 64},
+                           Kind{kValues8, 128, 64}}) {
     INFO("product " << kind.product);
     std::vector<float> out(static_cast<size_t>(64 * kind.columns));
     const auto run = [&](Mistake mistake) {

@@ -108,7 +108,6 @@ struct GroupKind {
   cuda::GroupTrial trial;
   const char* name;
   bool bytes;
-  size_t words;  ///< of a thread's sums
 };
 constexpr GroupKind kGroups[] = {{cuda::kTrialScoresBf16, "wgmma.m64n64k16 bf16, right along depth", false},
                                  {cuda::kTrialScoresInt8, "wgmma.m64n64k32 s8, right along depth", true},

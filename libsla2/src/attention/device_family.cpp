@@ -8,14 +8,20 @@
 
 namespace sla2::attention {
 
-std::optional<DeviceFamily> hopper_family(const Geometry& g, const DeviceShape& s, int architecture) {
+bool hopper_takes(const Config& c, int architecture) {
   constexpr int kHopper = 90;
   const char* const wanted = std::getenv("SLA2_HOPPER");
-  const bool refused = wanted != nullptr && std::string_view(wanted) == "0";
-  const bool fits = s.width == cuda::kHopperWidth && g.block_q == cuda::kHopperQueries && s.blocks_per_tile == 1;
-  if (architecture != kHopper || refused || !fits || s.fp8 || g.mode == Mode::kSla1) return std::nullopt;
-  return DeviceFamily{fmt::format("sla2_hopper_{}_128{}", s.int8 ? "int8" : "bf16", s.linear ? "_linear" : ""),
-                      cuda::kHopperThreads, cuda::hopper_map(s.linear).bytes};
+  if (architecture != kHopper || (wanted != nullptr && std::string_view(wanted) == "0")) return false;
+  if (c.head_dim <= cuda::kHopperWidth / 2 || c.head_dim > cuda::kHopperWidth) return false;
+  if (c.mode == Mode::kFull) return true;  // its blocks are its own
+  return c.mode != Mode::kSla1 && c.block_q == cuda::kHopperQueries && c.block_k >= cuda::kTileKeys;
+}
+
+std::optional<DeviceFamily> hopper_family(const Geometry& g, const DeviceShape& s, int architecture) {
+  if (!hopper_takes(g.config, architecture)) return std::nullopt;
+  const char* const products = s.fp8 ? "fp8" : s.int8 ? "int8" : "bf16";
+  return DeviceFamily{fmt::format("sla2_hopper_{}_128{}", products, s.linear ? "_linear" : ""), cuda::kHopperThreads,
+                      cuda::hopper_map(s.linear).bytes};
 }
 
 }  // namespace sla2::attention

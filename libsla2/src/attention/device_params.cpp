@@ -76,8 +76,7 @@ cuda::CentreParams centre_params(const DeviceCall& call) {
 cuda::LikenessParams likeness_params(const DeviceCall& call) {
   const Geometry& g = call.geometry;
   const DeviceWorkspace& w = call.workspace;
-  return {rows(call.in.k, g.config.kv_heads), w.shift,         w.likeness, g.config.key_tokens, narrow(g.dim),
-          narrow(g.block_k)};
+  return {rows(call.in.k, g.config.kv_heads), w.shift, w.likeness, g.config.key_tokens, narrow(g.dim), narrow(g.block_k)};
 }
 
 cuda::RouteParams route_params(const DeviceCall& call) {

@@ -116,8 +116,8 @@ class DevicePlan final : public Plan {
     const cuda::TotalsParams p{w.features, w.values, w.partial, shape_.key_tiles, shape_.tiles_per_part, shape_.parts};
     start(totals_name(), shape_.parts, g.key_heads, static_cast<uint32_t>(shape_.width / 16 * 32),
           cuda::stream_bytes(shape_.width), p);
-    const cuda::SumTotalsParams s{
-        w.partial, w.z, w.state_total, w.z_total, shape_.parts, static_cast<int32_t>(g.key_blocks), shape_.width};
+    const cuda::SumTotalsParams s{w.partial,   w.z, w.state_total, w.z_total, shape_.parts, static_cast<int32_t>(g.key_blocks),
+                                  shape_.width};
     start("sla2_sum_totals", size / sum_threads + 1, g.key_heads, sum_threads, 0, s);
   }
 

@@ -43,8 +43,9 @@ struct DeviceFamily {
   std::string kernel;
   uint32_t threads, shared_bytes;
 };
-/// The Hopper family (wgmma) on compute capability 9.0, for heads of 65 to 128 channels and query blocks of 128; SLA2_HOPPER=0 in
-/// the environment leaves them to mma.sync, for comparison.
+/// The Hopper family (wgmma) takes, on compute capability 9.0, heads of 65 to 128 channels with query blocks of 128 and key
+/// blocks of 64 or more, in every mode but sla1; SLA2_HOPPER=0 in the environment leaves them to mma.sync, for comparison.
+[[nodiscard]] bool hopper_takes(const Config& config, int architecture);
 [[nodiscard]] std::optional<DeviceFamily> hopper_family(const Geometry& geometry, const DeviceShape& shape, int architecture);
 
 /// Pointers into the workspace on the device; all of them for all heads.

@@ -11,7 +11,9 @@ namespace sla2::cuda {
 template <Products kProducts, bool kLinear>
 struct Hopper {
   static constexpr HopperMap kMap = hopper_map(kLinear);
+  static constexpr bool kFp8 = kProducts == Products::kInt8Fp8;
   static constexpr uint32_t kKeyTile = kTileKeys * kHopperWidth * key_bytes(kProducts);
+  static constexpr uint32_t kValueTile = kTileKeys * kHopperWidth * value_bytes(kProducts);
   using Branch = SoftmaxBranch<kHopperWidth, kProducts>;
   using Linear = LinearBranch<kHopperWidth>;
   using Sum = std::conditional_t<kProducts == Products::kBf16, float, int32_t>;
@@ -30,7 +32,7 @@ struct Hopper {
     const TileWalk walk = tile_walk(p, key_head);
     for (int32_t step = 0; step < walk.steps; ++step) {
       const int64_t at = first + walk.tile(step);
-      ring.fill(p.keys + at * kKeyTile, kKeyTile, p.values + at * kHopperTile, kHopperTile);
+      ring.fill(p.keys + at * kKeyTile, kKeyTile, p.values + at * kValueTile, kValueTile);
     }
   }
 
@@ -114,30 +116,60 @@ struct Hopper {
     branch.exponentiate(origin);
   }
 
-  /// Weights as operands, rounded to bf16; l sums the rounded ones.
+  /// Weights as operands: rounded to bf16, l sums the rounded ones; or to e4m3, l sums what is not rounded.
   struct Weights {
-    uint32_t a[kTileKeys / 16][4];
+    static constexpr uint32_t kSteps = kTileKeys / (kFp8 ? 32 : 16);
+    uint32_t a[kSteps][4];
     SLA2_DEVICE explicit Weights(Branch& branch) {
 #pragma unroll
-      for (uint32_t k = 0; k < kTileKeys / 16; ++k)
+      for (uint32_t k = 0; k < kSteps; ++k)
 #pragma unroll
         for (uint32_t i = 0; i < 4; ++i) {
-          const auto& part = branch.s[2 * k + i / 2];
-          a[k][i] = pack_bf16(part[i % 2 * 2], part[i % 2 * 2 + 1]);
-          branch.l[i % 2] += from_bf16(a[k][i] & 0xFFFFU) + bits_to_float(a[k][i] & 0xFFFF0000U);
+          const uint32_t row = i % 2 * 2;
+          if constexpr (kFp8) {
+            const auto &low = branch.s[4 * k + i / 2 * 2], &high = branch.s[4 * k + i / 2 * 2 + 1];
+            a[k][i] = pack_e4m3(low[row], low[row + 1]) | pack_e4m3(high[row], high[row + 1]) << 16U;
+            branch.l[i % 2] += (low[row] + low[row + 1]) + (high[row] + high[row + 1]);
+          } else {
+            const auto& part = branch.s[2 * k + i / 2];
+            a[k][i] = pack_bf16(part[row], part[row + 1]);
+            branch.l[i % 2] += from_bf16(a[k][i] & 0xFFFFU) + bits_to_float(a[k][i] & 0xFFFF0000U);
+          }
         }
     }
   };
-  /// branch.o += weights · v, under way.
-  static SLA2_DEVICE void start_values(Branch& branch, const Weights& weights, uint32_t tile) {
-    const uint32_t values = shared_address(tile);
-    group_fence();
+
+  /// Σ weights · v of a tile, under way: bf16 products go to O itself, the short sums of e4m3 ones are added to it in fp32.
+  struct Values {
+    float (&o)[kHopperWidth / 8][4];
+    float part[kFp8 ? kHopperWidth / 8 : 1][4];
+    SLA2_DEVICE explicit Values(Branch& branch) : o(branch.o) {}
+    SLA2_DEVICE void start(const Weights& weights, uint32_t tile) {
+      const uint32_t values = shared_address(tile);
+      group_fence();
 #pragma unroll
-    for (uint32_t k = 0; k < kTileKeys / 16; ++k)
-      group_values(branch.o, weights.a[k], group_operand(values + k * kHopperSixteen, kHopperPanel, kHopperEight, Swizzle::k128),
-                   true);
-    group_commit();
-  }
+      for (uint32_t k = 0; k < Weights::kSteps; ++k) {
+        if constexpr (kFp8)
+          group_values8(part, weights.a[k], group_operand(values + k * 32, 0, 8 * kTileKeys, Swizzle::k64), k > 0);
+        else
+          group_values(o, weights.a[k], group_operand(values + k * kHopperSixteen, kHopperPanel, kHopperEight, Swizzle::k128),
+                       true);
+      }
+      group_commit();
+    }
+    /// All products have been waited for.
+    SLA2_DEVICE void finish() {
+      if constexpr (kFp8) {
+        group_hold(part);
+#pragma unroll
+        for (int n = 0; n < kHopperWidth / 8; ++n)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) o[n][i] += part[n][i];
+      } else {
+        group_hold(o);
+      }
+    }
+  };
 
   /// The softmax branch: the scores of a tile are multiplied before the values of the one before, whose products then run under
   /// this one's softmax.
@@ -151,6 +183,7 @@ struct Hopper {
     group_wait<0>();
     group_hold(sums);
     weigh(p, branch, sums, q, walk, 0, factor);
+    Values values(branch);
     group_hold(branch.o);
     for (int32_t step = 1; step < walk.steps; ++step) {
       const Ring last = ring;
@@ -158,19 +191,19 @@ struct Hopper {
       ring.wait();
       const Weights weights(branch);
       start_scores(sums, q, ring.tile(0));
-      start_values(branch, weights, last.tile(1));
+      values.start(weights, last.tile(1));
       group_wait<1>();
       group_hold(sums);
       weigh(p, branch, sums, q, walk, step, factor);
       group_wait<0>();
-      group_hold(branch.o);
+      values.finish();
       last.release();
       branch.shrink(factor);
     }
     const Weights weights(branch);
-    start_values(branch, weights, ring.tile(1));
+    values.start(weights, ring.tile(1));
     group_wait<0>();
-    group_hold(branch.o);
+    values.finish();
     ring.release();
     ring.next();
   }
@@ -227,7 +260,7 @@ struct Hopper {
       for (int i = 0; i < 2; ++i) shift[i] = q.shift[i];
       walk_keys(p, branch, q, tile_walk(p, key_head), ring);
     }
-    branch.finish(nullptr);
+    branch.finish(kFp8 ? p.value_scale + key_head * kHopperWidth : nullptr);
     if (p.lse != nullptr && rows.t == 0)
       for (int i = 0; i < 2; ++i)
         if (rows.has(i))

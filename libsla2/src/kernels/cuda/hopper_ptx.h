@@ -107,6 +107,18 @@ SLA2_DEVICE void group_state(float (&d)[16][4], uint64_t a, uint64_t b, bool add
       : "l"(a), "l"(b), "r"(static_cast<int32_t>(add))
       : "memory");
 }
+/// d [64, 128] of a [64, 32] · b in e4m3, b [128, 32] channel by channel (transposed values); its sums are shorter than fp32.
+SLA2_DEVICE void group_values8(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b, bool add) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %69, 0; wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {%0, %1, %2, "
+      "%3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, "
+      "%26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, "
+      "%47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, {%64, %65, %66, %67}, "
+      "%68, p, 1, 1; }"
+      : SLA2_ROW("+f", 0), SLA2_ROW("+f", 1), SLA2_ROW("+f", 2), SLA2_ROW("+f", 3), SLA2_ROW("+f", 4), SLA2_ROW("+f", 5), SLA2_ROW("+f", 6), SLA2_ROW("+f", 7), SLA2_ROW("+f", 8), SLA2_ROW("+f", 9), SLA2_ROW("+f", 10), SLA2_ROW("+f", 11), SLA2_ROW("+f", 12), SLA2_ROW("+f", 13), SLA2_ROW("+f", 14), SLA2_ROW("+f", 15)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int32_t>(add))
+      : "memory");
+}
 
 #undef SLA2_ROW
 

@@ -105,7 +105,7 @@ SLA2_DEVICE uint32_t pack_bf16(float low, float high) {
 }
 /// Two numbers as e4m3, nearest even, saturating at 448; `low` in the lower byte.
 SLA2_DEVICE uint32_t pack_e4m3(float low, float high) {
-#if SLA2_HAS_E4M3
+#if __CUDA_ARCH__ >= 890  // Hopper too, for wgmma
   uint16_t packed;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
   return packed;

@@ -7,4 +7,4 @@ foreach(products bf16 int8 fp8)
     list(APPEND CUDA_KERNEL_SOURCES attend_${products}_${width}.cu)
   endforeach()
 endforeach()
-list(APPEND CUDA_KERNEL_SOURCES hopper_bf16.cu hopper_int8.cu hopper_trial.cu)  # hopper_*: compiled for sm_90a alone
+list(APPEND CUDA_KERNEL_SOURCES hopper_bf16.cu hopper_int8.cu hopper_fp8.cu hopper_trial.cu)  # hopper_*: compiled for sm_90a alone
