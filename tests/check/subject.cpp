@@ -238,12 +238,9 @@ Run Subject::run(const Target& target, int threads, unsigned char poison, bool e
     Outputs beside(rows, list_rows, plan->max_kept() + 3), routed(0, list_rows, plan->max_kept() + 3);
     attention::Forward in = request();
     in.out = {out.data(), dtype_of(c.dtype), m.at_out.batch, m.at_out.head, m.at_out.token};
-    // On a GPU a list is written where a router runs.
-    const attention::Stats& planned = plan->stats();
-    const bool lists = extras && (!target.gpu || (planned.blocks_kept > 0 && planned.blocks_kept < planned.blocks_total));
     if (extras) in.lse = reinterpret_cast<float*>(beside.lse.data());
-    if (lists) in.list = &beside.list;
-    if (extras && !target.gpu) in.probe = &beside.probe;
+    if (extras) in.list = &beside.list;
+    if (extras && is_probed(c, target)) in.probe = &beside.probe;
     const auto start = std::chrono::steady_clock::now();
     plan->forward(in, workspace.data());
     result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -261,7 +258,7 @@ Run Subject::run(const Target& target, int threads, unsigned char poison, bool e
       result.probe = beside.probe;
       if (!beside.intact()) result.text = "wrote outside the list or the log-sum-exps";
     }
-    if (lists) {
+    if (extras) {
       result.kept = beside.rows();
       in.list = &routed.list;
       Guarded other(plan->workspace_bytes(), poison);

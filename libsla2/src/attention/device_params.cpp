@@ -167,7 +167,7 @@ cuda::AttendParams attend_params(const DeviceCall& call) {
   if (in.parameters.gate.data != nullptr) p.gate = rows(in.parameters.gate, c.heads), p.coarse = w.coarse;
   p.kept_bits = w.kept_bits;
   p.shift = in.lse != nullptr && g.centred() ? w.shift : nullptr;
-  p.lse = in.lse;
+  p.lse = in.lse, p.linear_shares = w.linear_shares;
   p.query_tokens = c.query_tokens, p.key_tokens = c.key_tokens;
   p.scale = static_cast<float>(g.scale * kLog2E);
   p.mix_scale = static_cast<float>(c.mix_scale), p.mix_bias = static_cast<float>(c.mix_bias);
@@ -185,6 +185,28 @@ cuda::AttendParams attend_params(const DeviceCall& call) {
   if (in.parameters.mix != nullptr)
     p.mix_source = c.mix == Mix::kHeadScalar ? cuda::kMixScalar : c.mix == Mix::kBlock ? cuda::kMixBlock : cuda::kMixAffine;
   p.stream_at = s.stream_at;
+  return p;
+}
+
+cuda::AttendParams probe_params(const DeviceCall& call, int64_t probes) {
+  cuda::AttendParams p = attend_params(call);
+  p.list = p.count = p.apart = p.apart_count = nullptr;
+  p.mean_tiles = 0;
+  p.join = cuda::kJoinSoftmax;
+  p.coarse = p.shift = nullptr, p.lse = p.linear_shares = nullptr;
+  p.probe = call.workspace.probe, p.probes = narrow(probes);
+  return p;
+}
+
+cuda::SummaryParams summary_params(const DeviceCall& call, int64_t probes, cuda::Summary* out) {
+  const Geometry& g = call.geometry;
+  cuda::SummaryParams p{};
+  if (g.routed) p.count = kept_list(call).count;
+  if (!call.route_only) p.linear_shares = call.workspace.linear_shares;
+  if (probes > 0) p.probe = call.workspace.probe;
+  p.out = out;
+  p.rows = g.heads * g.query_blocks, p.probed = g.heads * probes;
+  p.warps = static_cast<int32_t>(call.shape.threads / 32);
   return p;
 }
 

@@ -26,6 +26,7 @@ struct DeviceShape {
   int32_t tiles_per_part = 1;
   uint32_t threads = 0;                      ///< of sla2_attend
   uint32_t stream_at = 0, shared_bytes = 0;  ///< of sla2_attend: where the linear branch's tiles arrive, all of it
+  uint32_t probe_bytes = 0;                  ///< without a linear branch
   cuda::RouteMap route;
   bool linear = false, int8 = false, fp8 = false;
   bool everywhere = false;  ///< the linear branch sees kept blocks as well
@@ -41,7 +42,7 @@ struct DeviceWorkspace {
   unsigned char *keys = nullptr, *values = nullptr, *values8 = nullptr, *features = nullptr;
   float *means = nullptr, *shift = nullptr, *key_scale = nullptr, *value_peaks = nullptr, *value_scale = nullptr;
   float *z = nullptr, *partial = nullptr, *state_total = nullptr, *z_total = nullptr, *rest_log_sum = nullptr;
-  float *value_means = nullptr, *mean_keys = nullptr, *coarse = nullptr;
+  float *value_means = nullptr, *mean_keys = nullptr, *coarse = nullptr, *linear_shares = nullptr, *probe = nullptr;
   uint32_t* kept_bits = nullptr;
   double* likeness = nullptr;
   int32_t *list = nullptr, *count = nullptr, *apart = nullptr, *apart_count = nullptr;
@@ -65,5 +66,9 @@ struct DeviceCall {
 [[nodiscard]] cuda::PackParams pack_params(const DeviceCall& call);
 [[nodiscard]] cuda::PackParams pack_means_params(const DeviceCall& call);
 [[nodiscard]] cuda::AttendParams attend_params(const DeviceCall& call);
+/// Full attention on `probes` query blocks of each head, against what stands in out.
+[[nodiscard]] cuda::AttendParams probe_params(const DeviceCall& call, int64_t probes);
+/// probes: 0 where there was no probe.
+[[nodiscard]] cuda::SummaryParams summary_params(const DeviceCall& call, int64_t probes, cuda::Summary* out);
 
 }  // namespace sla2::attention

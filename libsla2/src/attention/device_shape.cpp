@@ -96,6 +96,7 @@ DeviceShape device_shape(const Geometry& g) {
   // With as many warps as the state has stretches of 16 rows, its tiles may pass where it will stand.
   s.stream_at = static_cast<int>(s.threads) / 32 >= s.width / 16 ? map.state : map.keys;
   s.shared_bytes = s.linear ? std::max(map.bytes, s.stream_at + cuda::stream_bytes(s.width)) : map.bytes;
+  s.probe_bytes = cuda::attend_map(s.width, s.products, false).bytes;
   s.route = route_map(g, s.likeness);
   return s;
 }
@@ -137,6 +138,9 @@ DeviceWorkspace device_workspace(const Geometry& g, const DeviceShape& s, std::b
     if (s.coarse) cursor.take(w.coarse, rows * s.width);
     if (g.mode == Mode::kSla2) cursor.take(w.rest_log_sum, rows);
   }
+  const int64_t warps = g.heads * g.query_blocks * s.threads / 32;
+  if (g.mode == Mode::kSla2) cursor.take(w.linear_shares, warps);
+  if (softmax) cursor.take(w.probe, warps * cuda::kProbeSums);
   w.bytes = cursor.used();
   return w;
 }

@@ -51,6 +51,35 @@ SLA2_DEVICE void store_linear_shares(const AttendParams& p, const QueryRows& row
   if (rows.lane == 0) p.linear_shares[query_block_row(p) * (thread_count() / 32) + rows.warp] = mine;
 }
 
+/// The probe: full attention in o against what stands in `out`.
+template <int kFragments>
+SLA2_DEVICE void compare_rows(const AttendParams& p, const QueryRows& rows, const float (&o)[kFragments][4]) {
+  float sums[kProbeSums] = {};
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (!rows.has(i)) continue;
+    const int64_t at = row_at(p.out, rows.head, rows.token(i));
+#pragma unroll
+    for (int n = 0; n < kFragments; ++n) {
+      const auto channel = static_cast<int32_t>(n * 8 + 2 * rows.t);
+      if (channel >= p.dim) continue;
+      const Pair ours = load_pair(p.out, at, channel, p.dim);
+      const float full[2] = {o[n][2 * i], o[n][2 * i + 1]}, mine[2] = {ours.x, ours.y};
+      for (int c = 0; c < 2; ++c) {
+        const float apart = mine[c] - full[c];
+        sums[0] += apart < 0 ? -apart : apart, sums[1] += full[c] < 0 ? -full[c] : full[c];
+        sums[2] += mine[c] * full[c], sums[3] += mine[c] * mine[c], sums[4] += full[c] * full[c];
+      }
+    }
+  }
+  const int64_t row = static_cast<int64_t>(block_y()) * p.probes + block_x();
+  float* const to = p.probe + (row * (thread_count() / 32) + rows.warp) * kProbeSums;
+  for (int i = 0; i < kProbeSums; ++i) {
+    const float sum = warp_sum(sums[i]);
+    if (rows.lane == 0) to[i] = sum;
+  }
+}
+
 template <int kWidth, Products kProducts, bool kLinear>
 SLA2_DEVICE void attend(const AttendParams& p) {
   constexpr AttendMap kMap = attend_map(kWidth, kProducts, kLinear);
@@ -70,18 +99,19 @@ SLA2_DEVICE void attend(const AttendParams& p) {
     Queries<kWidth, kProducts> q;
     q.load(p, rows, kMap.keys);
     for (int i = 0; i < 2; ++i) shift[i] = q.shift[i];
-    const TileWalk walk = tile_walk(p, key_head);
+    const TileWalk<!kLinear> walk(p, key_head);
+    const int32_t steps = walk.steps();
     const unsigned char* const keys = p.keys + key_head * p.tiles * Branch::kKeyTile;
     const unsigned char* const values = p.values + key_head * p.tiles * Branch::kValueTile;
-    if (walk.steps > 0) walk.copy<Branch::kKeyRow>(kMap.keys, keys, 0);
+    if (steps > 0) walk.template copy<Branch::kKeyRow>(kMap.keys, keys, 0);
     copy_async_commit();
-    for (int32_t step = 0; step < walk.steps; ++step) {
+    for (int32_t step = 0; step < steps; ++step) {
       copy_async_wait<0>();
       sync_threads();  // the key tile is there for all; nobody reads the value tile any more
       Branch::copy_values(walk, kMap.values, values, step);
       copy_async_commit();
       branch.score(q, kMap.keys, p.scale, walk, step);
-      if (!kLinear && walk.is_mean(step)) {
+      if (walk.is_mean(step)) {
         branch.weigh_means(p, step - walk.listed);
       } else {
         branch.mask(walk.columns(step), p.key_bias == nullptr ? nullptr : p.key_bias + walk.tile(step) * kTileKeys);
@@ -89,7 +119,7 @@ SLA2_DEVICE void attend(const AttendParams& p) {
       branch.weigh();
       copy_async_wait<0>();
       sync_threads();  // and the other way round
-      if (step + 1 < walk.steps) walk.copy<Branch::kKeyRow>(kMap.keys, keys, step + 1);
+      if (step + 1 < steps) walk.template copy<Branch::kKeyRow>(kMap.keys, keys, step + 1);
       copy_async_commit();
       branch.add_values(kMap.values);
     }
@@ -150,6 +180,7 @@ SLA2_DEVICE void attend(const AttendParams& p) {
     for (auto& part : branch.o)
 #pragma unroll
       for (int i = 0; i < 4; ++i) part[i] = weights[i / 2].sparse == 0 ? 0.0F : part[i] * weights[i / 2].sparse;
+    if (p.probe != nullptr) return compare_rows(p, rows, branch.o);
   }
   if (p.coarse != nullptr) add_coarse<kWidth>(p, rows, branch.o);
   switch (store_way(p.out)) {

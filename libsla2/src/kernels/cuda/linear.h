@@ -113,7 +113,7 @@ SLA2_DEVICE Shares mix_shares(const AttendParams& p, float log_sum) {
   float scale = p.mix_scale, bias = p.mix_bias;
   if (p.mix_source == kMixAffine) scale = p.mix[2 * head], bias = p.mix[2 * head + 1];
   if (p.mix_source == kMixScalar) bias = p.mix[head];
-  if (p.mix_source == kMixBlock) bias = p.mix[head * p.query_blocks + block_x()];
+  if (p.mix_source == kMixBlock) bias = p.mix[head * p.query_blocks + query_block(p)];
   const float logit = p.mix_by_lse != 0 ? scale * (log_sum - p.rest_log_sum[row]) + bias : bias;
   if (logit != logit) return {logit, logit};
   const float away = exp_of(logit < 0 ? logit : -logit), big = 1 / (1 + away), small = away / (1 + away);

@@ -112,6 +112,27 @@ struct RouteParams {
   int32_t everywhere;  ///< the linear branch sees the kept as well: only what is dropped is apart
 };
 
+/// sla2_list_all: the list where no router runs: the first `blocks` blocks in every row. Grid (1, heads).
+struct ListAllParams {
+  int32_t *list, *count;  ///< [heads][rows][capacity], [heads][rows] out
+  int64_t capacity;
+  int32_t rows, blocks;
+};
+
+/// sla2_summary: what a plan says of its last call, into memory that the host reads. One block of threads.
+inline constexpr int kProbeSums = 5;  ///< Σ|x - full|, Σ|full|, Σ x·full, Σ x², Σ full²
+struct Summary {
+  double kept_pairs, linear_share, probe[kProbeSums];
+};
+struct SummaryParams {
+  const int32_t* count;        ///< [rows], or null
+  const float* linear_shares;  ///< [rows · warps], or null
+  const float* probe;          ///< [probed · warps][kProbeSums], or null
+  Summary* out;                ///< only what was given is written
+  int64_t rows, probed;
+  int32_t warps;
+};
+
 enum Join : int32_t {
   kJoinSoftmax = 0,
   kJoinMix = 1,
@@ -138,12 +159,14 @@ struct AttendParams {
   float* linear_shares;                            ///< [heads][T_m][warps] out: Σ over rows of 1 - a, or null
   const float* shift;                              ///< [key heads][D] where keys are minus their mean and lse is wanted; or null
   float* lse;                                      ///< [heads][N_q] out, or null
+  float* probe;  ///< [heads][probes][warps][kProbeSums] out: compare with `out` instead of storing; or null
   int64_t query_tokens, key_tokens, capacity, apart_capacity;
   float scale, mix_scale, mix_bias;
   int32_t dim, block_q, block_k, query_blocks, key_blocks, heads, heads_per_key;
   int32_t tiles, key_tiles, mean_tiles;      ///< of a key head: all, of keys, of mean keys behind them
   int32_t tiles_per_block, blocks_per_tile;  ///< one of them is 1
   int32_t scales;
+  int32_t probes;  ///< 0: every query block; else that many, evenly spread (the grid's x)
   int32_t join, mix_source, mix_by_lse;
   uint32_t stream_at;  ///< where in shared memory the linear branch's tiles arrive
 };

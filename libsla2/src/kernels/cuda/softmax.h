@@ -26,15 +26,17 @@ struct SoftmaxBranch {
     l[0] = l[1] = 0;
   }
 
-  static SLA2_DEVICE void copy_values(const TileWalk& walk, uint32_t to, const unsigned char* tiles, int32_t step) {
+  template <typename Walk>
+  static SLA2_DEVICE void copy_values(const Walk& walk, uint32_t to, const unsigned char* tiles, int32_t step) {
     if constexpr (kFp8)
-      walk.copy_values8<kWidth>(to, tiles, step);
+      walk.template copy_values8<kWidth>(to, tiles, step);
     else
-      walk.copy<kWidth * 2>(to, tiles, step);
+      walk.template copy<kWidth * 2>(to, tiles, step);
   }
 
   /// s = q · kᵀ of one tile, times `scale` and what int8 numbers stand for.
-  SLA2_DEVICE void score(const Queries<kWidth, kProducts>& q, uint32_t tile, float scale, const TileWalk& walk, int32_t step_now) {
+  template <typename Walk>
+  SLA2_DEVICE void score(const Queries<kWidth, kProducts>& q, uint32_t tile, float scale, const Walk& walk, int32_t step_now) {
     using Sum = std::conditional_t<kProducts == Products::kBf16, float, int32_t>;
     const float of_tile = q.kInt8 && !walk.gathers() ? scale * walk.key_scale(step_now, 0) : scale;
 #pragma unroll
