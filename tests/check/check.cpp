@@ -63,7 +63,8 @@ std::string check_extras(const Case& c, const Truth& truth, const Run& run, cons
   if (c.has_nan()) return "";
   std::string wrong = judge_kept(truth, run.kept);
   if (wrong.empty()) wrong = judge_lse(truth, run.lse);
-  if (wrong.empty() && is_probed(c, target)) wrong = judge_probe(truth, widen(run.bits, c.dtype), run.probe.relative_l1, run.probe.cosine);
+  if (wrong.empty() && is_probed(c, target))
+    wrong = judge_probe(truth, widen(run.bits, c.dtype), run.probe.relative_l1, run.probe.cosine);
   return wrong;
 }
 

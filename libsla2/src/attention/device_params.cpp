@@ -76,8 +76,7 @@ cuda::CentreParams centre_params(const DeviceCall& call) {
 cuda::LikenessParams likeness_params(const DeviceCall& call) {
   const Geometry& g = call.geometry;
   const DeviceWorkspace& w = call.workspace;
-  return {rows(call.in.k, g.config.kv_heads), w.shift,         w.likeness, g.config.key_tokens, narrow(g.dim),
-          narrow(g.block_k)};
+  return {rows(call.in.k, g.config.kv_heads), w.shift, w.likeness, g.config.key_tokens, narrow(g.dim), narrow(g.block_k)};
 }
 
 cuda::RouteParams route_params(const DeviceCall& call) {
@@ -97,6 +96,9 @@ cuda::RouteParams route_params(const DeviceCall& call) {
   p.apart = w.apart, p.apart_count = w.apart_count;
   p.rest_log_sum = w.rest_log_sum, p.kept_bits = w.kept_bits;
   if (learned.gate.data != nullptr && !call.route_only) p.value_means = w.value_means, p.coarse = w.coarse;
+  p.soft = w.soft;
+  const double share = static_cast<double>(g.top_k) / static_cast<double>(g.key_blocks);
+  p.tau = c.tau, p.soft_middle = std::log(share / (1 - share));
   p.scale = g.scale, p.top_p = c.top_p, p.theta = c.theta;
   p.query_tokens = c.query_tokens, p.key_tokens = c.key_tokens;
   p.map = call.shape.route;
@@ -153,7 +155,8 @@ cuda::AttendParams attend_params(const DeviceCall& call) {
   p.keys = w.keys, p.values = s.fp8 ? w.values8 : w.values, p.features = w.features, p.feature_values = w.values;
   p.key_scale = w.key_scale, p.value_scale = w.value_scale;
   p.key_bias = in.key_bias;
-  if (g.routed) {
+  p.soft = w.soft, p.soft_linear = s.soft && s.linear && !s.everywhere ? 1 : 0;
+  if (g.routed && !s.soft) {
     const BlockList list = kept_list(call);
     p.list = list.index, p.count = list.count, p.capacity = list.capacity;
     if (w.apart != nullptr)
@@ -191,7 +194,7 @@ cuda::AttendParams attend_params(const DeviceCall& call) {
 cuda::AttendParams probe_params(const DeviceCall& call, int64_t probes) {
   cuda::AttendParams p = attend_params(call);
   p.list = p.count = p.apart = p.apart_count = nullptr;
-  p.mean_tiles = 0;
+  p.mean_tiles = 0, p.soft = nullptr;
   p.join = cuda::kJoinSoftmax;
   p.coarse = p.shift = nullptr, p.lse = p.linear_shares = nullptr;
   p.probe = call.workspace.probe, p.probes = narrow(probes);
@@ -201,7 +204,7 @@ cuda::AttendParams probe_params(const DeviceCall& call, int64_t probes) {
 cuda::SummaryParams summary_params(const DeviceCall& call, int64_t probes, cuda::Summary* out) {
   const Geometry& g = call.geometry;
   cuda::SummaryParams p{};
-  if (g.routed) p.count = kept_list(call).count;
+  if (g.routed && !call.shape.soft) p.count = kept_list(call).count;
   if (!call.route_only) p.linear_shares = call.workspace.linear_shares;
   if (probes > 0) p.probe = call.workspace.probe;
   p.out = out;

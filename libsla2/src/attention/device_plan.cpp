@@ -57,7 +57,8 @@ class DevicePlan final : public Plan {
   [[nodiscard]] const Stats& stats() const noexcept override {
     const Geometry& g = geometry_;
     if (called_ && counts_by_data()) count_kept(std::llround(told_->kept_pairs));
-    if (called_ && shares_) stats_.mean_linear_weight = told_->linear_share / static_cast<double>(g.heads * g.config.query_tokens);
+    if (called_ && shares_)
+      stats_.mean_linear_weight = told_->linear_share / static_cast<double>(g.heads * g.config.query_tokens);
     return stats_;
   }
   [[nodiscard]] bool on_device() const noexcept override { return true; }
@@ -114,12 +115,13 @@ class DevicePlan final : public Plan {
     const DeviceCall call{g, shape_, w, in, route_only};
     stream_ = in.stream;
     constexpr uint32_t kThreads = cuda::kPrepareThreads;
-    if (in.list != nullptr && !g.routed) {
+    const bool chooses = g.routed && !g.soft;
+    if (in.list != nullptr && !chooses) {
       const cuda::ListAllParams all{in.list->index, in.list->count, in.list->capacity, static_cast<int32_t>(g.list_query_blocks),
-                                    static_cast<int32_t>(g.mode == Mode::kFull ? g.list_key_blocks : 0)};
+                                    static_cast<int32_t>(g.mode == Mode::kLinearOnly ? 0 : g.list_key_blocks)};
       start("sla2_list_all", 1, g.heads, kThreads, 0, all);
     }
-    if (route_only && !g.routed) return;
+    if (route_only && !chooses) return;
     if (pools()) {
       start("sla2_pool", g.key_blocks, g.key_heads, kThreads, 0, pool_params(call));
       start("sla2_centre", 1, g.key_heads, kThreads, 0, centre_params(call));
@@ -162,8 +164,8 @@ class DevicePlan final : public Plan {
     const cuda::TotalsParams p{w.features, w.values, w.partial, shape_.key_tiles, shape_.tiles_per_part, shape_.parts};
     start(totals_name(), shape_.parts, g.key_heads, static_cast<uint32_t>(shape_.width / 16 * 32),
           cuda::stream_bytes(shape_.width), p);
-    const cuda::SumTotalsParams s{
-        w.partial, w.z, w.state_total, w.z_total, shape_.parts, static_cast<int32_t>(g.key_blocks), shape_.width};
+    const cuda::SumTotalsParams s{w.partial,   w.z, w.state_total, w.z_total, shape_.parts, static_cast<int32_t>(g.key_blocks),
+                                  shape_.width};
     start("sla2_sum_totals", size / sum_threads + 1, g.key_heads, sum_threads, 0, s);
   }
 

@@ -33,6 +33,7 @@ struct DeviceShape {
   bool drops = false;       ///< some blocks are in neither branch
   bool likeness = false;    ///< the router asks how alike the rows of blocks are
   bool pooled = false;      ///< mean keys take part in the softmax
+  bool soft = false;        ///< a weight for each block instead of a list
   bool coarse = false;      ///< router vsa: there may be a gated coarse branch
 };
 [[nodiscard]] DeviceShape device_shape(const Geometry& geometry);
@@ -43,6 +44,7 @@ struct DeviceWorkspace {
   float *means = nullptr, *shift = nullptr, *key_scale = nullptr, *value_peaks = nullptr, *value_scale = nullptr;
   float *z = nullptr, *partial = nullptr, *state_total = nullptr, *z_total = nullptr, *rest_log_sum = nullptr;
   float *value_means = nullptr, *mean_keys = nullptr, *coarse = nullptr, *linear_shares = nullptr, *probe = nullptr;
+  float* soft = nullptr;
   uint32_t* kept_bits = nullptr;
   double* likeness = nullptr;
   int32_t *list = nullptr, *count = nullptr, *apart = nullptr, *apart_count = nullptr;

@@ -44,8 +44,6 @@ const Refusal kRefused[] = {
     {"key_tokens", [](const Config& c, int) { return static_cast<double>(c.key_tokens); },
      [](const Config& c, int) { return is_routed(c) && ceil_div(c.key_tokens, c.block_k) > kMostBlocks; },
      "a row of scores stays in shared memory, which holds 8192 key blocks: raise block_k"},
-    {"tau", [](const Config& c, int) { return c.tau; }, [](const Config& c, int) { return is_routed(c) && c.tau > 0; },
-     "soft masks are not built: train on the CPU or leave tau at 0"},
 };
 
 /// Scores, and what the rule needs beside.
@@ -80,7 +78,7 @@ DeviceShape device_shape(const Geometry& g) {
   s.everywhere = g.mode == Mode::kLPlusS || (g.mode == Mode::kSla1 && c.scope == Scope::kGlobal);
   s.drops = g.linear && g.routed && c.negligible > 0;
   s.likeness = g.routed && c.router == Router::kSparge && c.theta > 0;  // likeness is never below 0
-  s.pooled = g.pooled;
+  s.pooled = g.pooled, s.soft = g.soft;
   s.coarse = g.routed && c.router == Router::kVsa;
   s.tiles_per_block = static_cast<int32_t>(std::max<int64_t>(g.block_k / cuda::kTileKeys, 1));
   s.blocks_per_tile = static_cast<int32_t>(std::max<int64_t>(cuda::kTileKeys / g.block_k, 1));
@@ -131,10 +129,10 @@ DeviceWorkspace device_workspace(const Geometry& g, const DeviceShape& s, std::b
   }
   if (g.routed) {
     const int64_t rows = g.heads * g.query_blocks;
-    cursor.take(w.list, rows * g.max_kept);
-    cursor.take(w.count, rows);
+    if (s.soft) cursor.take(w.soft, rows * g.key_blocks);
+    if (!s.soft) cursor.take(w.list, rows * g.max_kept), cursor.take(w.count, rows);
     if (s.drops) cursor.take(w.apart, rows * g.key_blocks), cursor.take(w.apart_count, rows);
-    if (s.pooled) cursor.take(w.kept_bits, rows * ceil_div(g.key_blocks, 32));
+    if (s.pooled && !s.soft) cursor.take(w.kept_bits, rows * ceil_div(g.key_blocks, 32));
     if (s.coarse) cursor.take(w.coarse, rows * s.width);
     if (g.mode == Mode::kSla2) cursor.take(w.rest_log_sum, rows);
   }

@@ -84,11 +84,12 @@ template <int kWidth, Products kProducts, bool kLinear>
 SLA2_DEVICE void attend(const AttendParams& p) {
   constexpr AttendMap kMap = attend_map(kWidth, kProducts, kLinear);
   using Branch = SoftmaxBranch<kWidth, kProducts>;
+  constexpr bool kMaySoften = kProducts == Products::kBf16;  // soft masks are for training: never in 8 bits
   const QueryRows rows = query_rows(p);
   const int64_t key_head = rows.head / p.heads_per_key;
 
   if constexpr (kLinear) {
-    LinearBranch<kWidth>::make_state(p, key_head, kMap.state);
+    LinearBranch<kWidth>::template make_state<kMaySoften>(p, key_head, kMap.state);
     sync_threads();
   }
 
@@ -116,6 +117,7 @@ SLA2_DEVICE void attend(const AttendParams& p) {
       } else {
         branch.mask(walk.columns(step), p.key_bias == nullptr ? nullptr : p.key_bias + walk.tile(step) * kTileKeys);
       }
+      if (kMaySoften && p.soft != nullptr && !walk.is_mean(step)) branch.weigh_blocks(p, step);
       branch.weigh();
       copy_async_wait<0>();
       sync_threads();  // and the other way round

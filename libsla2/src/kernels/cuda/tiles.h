@@ -52,8 +52,8 @@ constexpr uint32_t pack_bytes(int block_k, int width) { return static_cast<uint3
 struct RouteMap {
   uint32_t places, scores, query, other, words, extra, bytes;
 };
-/// places: T_n, or where scores are ranked the power of two above. extra: a mark of 2 bytes per block of a given list, or fp64 per
-/// row of the query block where its likeness is asked for.
+/// places: T_n, or where scores are ranked the power of two above. extra: a mark of 2 bytes per block of a given list, or fp64
+/// per row of the query block where its likeness is asked for.
 constexpr RouteMap route_map(int places, int dim, int extra_bytes) {
   RouteMap map{};
   const auto d = static_cast<uint32_t>(dim);

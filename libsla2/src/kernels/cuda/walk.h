@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which key blocks a query block reads, and how their tiles come into shared memory. Blocks of 64 keys or more are whole tiles;
-// smaller ones lie several to a tile and are gathered: a block's rows keep their place modulo 8 and with it the exchange of chunks.
+// smaller ones lie several to a tile and are gathered: a block's rows keep their place modulo 8 and with it the exchange of
+// chunks.
 #pragma once
 #include "kernels/cuda/fragments.h"
 #include "kernels/cuda/rows.h"
