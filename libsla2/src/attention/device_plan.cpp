@@ -35,13 +35,14 @@ class DevicePlan final : public Plan {
     full_ = fmt::format("sla2_attend_{}_{}", products, shape_.width);
     attend_ = shape_.linear ? full_ + "_linear" : full_;
     prepare();
-    told_ = static_cast<cuda::Summary*>(gpu_.allocate_pinned(sizeof *told_));
     stats_.mode_used = g.mode;
     stats_.blocks_total = g.heads * g.query_blocks * g.key_blocks;
     count_kept(planned_pairs(g));
+    told_ = static_cast<cuda::Summary*>(gpu_.allocate_pinned(sizeof *told_));
+    if (told_ != nullptr) *told_ = {static_cast<double>(stats_.blocks_kept), 0, {}};
   }
 
-  ~DevicePlan() override {
+  ~DevicePlan() override {  // the driver frees pinned memory when nothing queued writes to it any more
     if (told_ != nullptr) gpu_.release_pinned(told_);
   }
   DevicePlan(const DevicePlan&) = delete;

@@ -51,6 +51,29 @@ SLA2_DEVICE void store_linear_shares(const AttendParams& p, const QueryRows& row
   if (rows.lane == 0) p.linear_shares[query_block_row(p) * (thread_count() / 32) + rows.warp] = mine;
 }
 
+/// What the columns of a step's tile have added to their scores, where there is a soft mask or the tile is of mean keys: a key
+/// counts M times, a mean key as often as its block has keys, times 1 - M; that of a kept block not at all.
+template <typename Walk>
+SLA2_DEVICE void place_bias(const AttendParams& p, const Walk& walk, int32_t step, uint32_t at) {
+  const float* const soft = p.soft == nullptr ? nullptr : p.soft + query_block_row(p) * p.key_blocks;
+  for (uint32_t c = thread_index(); c < kTileKeys; c += thread_count()) {
+    float weight = 1;
+    if (walk.is_mean(step)) {
+      const int64_t j = static_cast<int64_t>(step - walk.listed) * kTileKeys + c, left = p.key_tokens - j * p.block_k;
+      weight = j < p.key_blocks ? static_cast<float>(left < p.block_k ? left : p.block_k) : 0.0F;
+      if (weight > 0 && soft != nullptr) weight *= 1 - soft[j];
+      if (weight > 0 && soft == nullptr) {
+        const uint32_t* const bits = p.kept_bits + query_block_row(p) * ((p.key_blocks + 31) / 32);
+        if ((bits[j / 32] >> static_cast<uint32_t>(j % 32) & 1U) != 0) weight = 0;
+      }
+    } else {
+      const int64_t block = (static_cast<int64_t>(step) * kTileKeys + c) / p.block_k;  // every block is listed
+      if (block < p.key_blocks) weight = soft[block];
+    }
+    shared_store<float>(at + c * 4, log2_of(weight));
+  }
+}
+
 /// The probe: full attention in o against what stands in `out`.
 template <int kFragments>
 SLA2_DEVICE void compare_rows(const AttendParams& p, const QueryRows& rows, const float (&o)[kFragments][4]) {
@@ -107,17 +130,16 @@ SLA2_DEVICE void attend(const AttendParams& p) {
     if (steps > 0) walk.template copy<Branch::kKeyRow>(kMap.keys, keys, 0);
     copy_async_commit();
     for (int32_t step = 0; step < steps; ++step) {
+      const bool biased = walk.is_mean(step) || (kMaySoften && p.soft != nullptr);
+      if (biased) place_bias(p, walk, step, kMap.bias);
       copy_async_wait<0>();
       sync_threads();  // the key tile is there for all; nobody reads the value tile any more
       Branch::copy_values(walk, kMap.values, values, step);
       copy_async_commit();
       branch.score(q, kMap.keys, p.scale, walk, step);
-      if (walk.is_mean(step)) {
-        branch.weigh_means(p, step - walk.listed);
-      } else {
+      if (biased) branch.add_bias(kMap.bias);
+      if (!walk.is_mean(step))
         branch.mask(walk.columns(step), p.key_bias == nullptr ? nullptr : p.key_bias + walk.tile(step) * kTileKeys);
-      }
-      if (kMaySoften && p.soft != nullptr && !walk.is_mean(step)) branch.weigh_blocks(p, step);
       branch.weigh();
       copy_async_wait<0>();
       sync_threads();  // and the other way round

@@ -80,36 +80,17 @@ struct SoftmaxBranch {
       }
   }
 
-  /// A soft mask: every block is listed, and each key of a block counts M times.
-  SLA2_DEVICE void weigh_blocks(const AttendParams& p, int32_t tile) {
-    const float* const soft = p.soft + query_block_row(p) * p.key_blocks;
-#pragma unroll
-    for (int n = 0; n < kTileKeys / 8; ++n) {
-      const int64_t block = (static_cast<int64_t>(tile) * kTileKeys + n * 8) / p.block_k;
-      const float add = block < p.key_blocks ? log2_of(soft[block]) : 0.0F;
-#pragma unroll
-      for (float& x : s[n]) x += add;
-    }
-  }
-
-  /// Mean keys of tile `tile`: each counts as often as its block has keys, times 1 - M; those of kept blocks not at all.
-  SLA2_DEVICE void weigh_means(const AttendParams& p, int32_t tile) {
+  /// Adds what place_bias left for each column; −∞ takes a column out, also where its score was NaN.
+  SLA2_DEVICE void add_bias(uint32_t at) {
     const uint32_t t = thread_index() % 4;
-    const int32_t words = (p.key_blocks + 31) / 32;
-    const uint32_t* const bits = p.kept_bits + query_block_row(p) * words;
-    const float* const soft = p.soft == nullptr ? nullptr : p.soft + query_block_row(p) * p.key_blocks;
 #pragma unroll
-    for (int n = 0; n < kTileKeys / 8; ++n)
+    for (uint32_t n = 0; n < kTileKeys / 8; ++n)
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const auto j = static_cast<int32_t>(tile * kTileKeys + n * 8 + 2 * t + i);
-        const bool rest = soft != nullptr || j >= p.key_blocks || (bits[j / 32] >> static_cast<uint32_t>(j % 32) & 1U) == 0;
-        const bool inside = j < p.key_blocks && rest;
-        const float weight = soft != nullptr && inside ? 1 - soft[j] : 1.0F;
-        const int64_t left = p.key_tokens - static_cast<int64_t>(j) * p.block_k;
-        const float add = inside ? log2_of(weight * static_cast<float>(left < p.block_k ? left : p.block_k)) : 0.0F;
-        s[n][i] = inside ? s[n][i] + add : -infinity();
-        s[n][i + 2] = inside ? s[n][i + 2] + add : -infinity();
+      for (uint32_t i = 0; i < 2; ++i) {
+        const auto bias = shared_load<float>(at + (n * 8 + 2 * t + i) * 4);
+        const bool out = bias == -infinity();
+        s[n][i] = out ? bias : s[n][i] + bias;
+        s[n][i + 2] = out ? bias : s[n][i + 2] + bias;
       }
   }
 
