@@ -35,7 +35,7 @@ double lse_rounding(const Case& c, const Head& head, Arithmetic plain) {
 }
 
 /// What the library says about its own run must be true.
-std::string check_stats(const Case& c, const Truth& truth, const attention::Stats& stats, const Target& target) {
+std::string check_stats(const Case& c, const Truth& truth, const attention::Stats& stats) {
   // The mean's error is at most the rows' largest; with few rows plain code's largest is a matter of luck, and is not asked.
   constexpr int64_t kEnoughRows = 32;
   constexpr double kFactor = 2, kJitter = 1e-6;
@@ -52,7 +52,7 @@ std::string check_stats(const Case& c, const Truth& truth, const attention::Stat
   if (stats.blocks_total != pairs || stats.blocks_kept != std::llround(kept * static_cast<double>(pairs)))
     return fmt::format("stats: {} of {} blocks kept; expected {:.0f} of {}", stats.blocks_kept, stats.blocks_total,
                        kept * static_cast<double>(pairs), pairs);
-  if (!target.gpu && c.problem.mode == Mode::kSla2 && c.batch * c.heads * c.problem.queries >= kEnoughRows &&
+  if (c.problem.mode == Mode::kSla2 && c.batch * c.heads * c.problem.queries >= kEnoughRows &&
       std::abs(stats.mean_linear_weight - truth.linear_weight) > kFactor * truth.linear_error + kJitter)
     return fmt::format("stats: mean_linear_weight is {}, the oracle has {}", stats.mean_linear_weight, truth.linear_weight);
   return "";
@@ -61,9 +61,10 @@ std::string check_stats(const Case& c, const Truth& truth, const attention::Stat
 /// Lists, log-sum-exps and the probe.
 std::string check_extras(const Case& c, const Truth& truth, const Run& run, const Target& target) {
   if (c.has_nan()) return "";
-  std::string wrong = target.gpu && run.kept.empty() ? "" : judge_kept(truth, run.kept);
+  std::string wrong = judge_kept(truth, run.kept);
   if (wrong.empty()) wrong = judge_lse(truth, run.lse);
-  if (wrong.empty() && !target.gpu) wrong = judge_probe(truth, widen(run.bits, c.dtype), run.probe.relative_l1, run.probe.cosine);
+  if (wrong.empty() && is_probed(c, target))
+    wrong = judge_probe(truth, widen(run.bits, c.dtype), run.probe.relative_l1, run.probe.cosine);
   return wrong;
 }
 
@@ -86,7 +87,7 @@ Finding check_isa(const Case& c, const Settings& settings, Subject& subject, con
   f.reason = verdict.reason;
   f.share = verdict.share;
   if (verdict.status == Status::kFail) return f;
-  const std::string stats = check_stats(c, truth, first.stats, target);
+  const std::string stats = check_stats(c, truth, first.stats);
   if (!stats.empty()) return f.reason = stats, f;
   const std::string wrong = verdict.status == Status::kMistrusted ? "" : check_extras(c, truth, first, target);
   if (!wrong.empty()) return f.reason = wrong, f;

@@ -30,7 +30,8 @@ class Emulated final : public TestGpu {
   void release(void* memory) noexcept override { std::free(memory); }
   void copy_in(void* to, const void* from, uint64_t bytes) override { std::memcpy(to, from, bytes); }
   void copy_out(void* to, const void* from, uint64_t bytes) override { std::memcpy(to, from, bytes); }
-  void wait() override {}
+  void* allocate_pinned(uint64_t bytes) override { return gpu_.allocate_pinned(bytes); }
+  void release_pinned(void* memory) noexcept override { gpu_.release_pinned(memory); }
 
  private:
   emulator::EmulatedGpu gpu_;
@@ -49,7 +50,9 @@ class Real final : public TestGpu {
   void release(void* memory) noexcept override { gpu_.release(memory); }
   void copy_in(void* to, const void* from, uint64_t bytes) override { gpu_.copy_in(to, from, bytes); }
   void copy_out(void* to, const void* from, uint64_t bytes) override { gpu_.copy_out(to, from, bytes); }
-  void wait() override { gpu_.wait(nullptr); }
+  void* allocate_pinned(uint64_t bytes) override { return gpu_.allocate_pinned(bytes); }
+  void release_pinned(void* memory) noexcept override { gpu_.release_pinned(memory); }
+  void wait(void* stream) override { gpu_.wait(stream); }
 
  private:
   device::Gpu& gpu_;
@@ -84,7 +87,7 @@ void* Mirror::copy_of(void* block, uint64_t bytes) {
 
 void Mirror::fetch() {
   if (gpu_ == nullptr) return;
-  gpu_->wait();
+  gpu_->wait(nullptr);
   for (const auto& [block, copy] : copies_) gpu_->copy_out(block, copy.memory, copy.bytes);
 }
 

@@ -18,7 +18,6 @@ class TestGpu : public device::Launcher {
   virtual void release(void* memory) noexcept = 0;
   virtual void copy_in(void* to, const void* from, uint64_t bytes) = 0;
   virtual void copy_out(void* to, const void* from, uint64_t bytes) = 0;
-  virtual void wait() = 0;  ///< for everything launched
 };
 
 /// far: calls get copies, as on a real GPU, so that copying there and back is tested too.

@@ -243,21 +243,18 @@ Run Subject::run(const Target& target, int threads, unsigned char poison, bool e
     Mirror mirror(target.gpu.get());
     attention::Forward in = request(mirror);
     in.out = {out.in(mirror), dtype_of(c.dtype), m.at_out.batch, m.at_out.head, m.at_out.token};
-    // On a GPU a list is written where a router runs.
-    const attention::Stats& planned = plan->stats();
-    const bool lists = extras && (!target.gpu || (planned.blocks_kept > 0 && planned.blocks_kept < planned.blocks_total));
     attention::BlockList beside_seen = beside.in(mirror), routed_seen = routed.in(mirror);
     if (extras) in.lse = reinterpret_cast<float*>(beside.lse.in(mirror));
-    if (lists) in.list = &beside_seen;
-    if (extras && !target.gpu) in.probe = &beside.probe;
+    if (extras) in.list = &beside_seen;
+    if (extras && is_probed(c, target)) in.probe = &beside.probe;
     std::byte* const scratch = workspace.in(mirror);
     const auto start = std::chrono::steady_clock::now();
     plan->forward(in, scratch);
-    if (target.gpu) target.gpu->wait();
+    if (target.gpu) target.gpu->wait(nullptr);
     result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     result.stats = plan->stats();
     std::optional<Guarded> other;
-    if (lists) {
+    if (extras) {
       other.emplace(plan->workspace_bytes(), poison);
       in.list = &routed_seen;
       plan->route(in, other->in(mirror));
@@ -277,7 +274,7 @@ Run Subject::run(const Target& target, int threads, unsigned char poison, bool e
       result.probe = beside.probe;
       if (!beside.intact()) result.text = "wrote outside the list or the log-sum-exps";
     }
-    if (lists) {
+    if (extras) {
       result.kept = beside.rows();
       if (!other->intact() || !routed.intact()) result.text = "route wrote outside its list or workspace";
       if (routed.rows() != result.kept) result.text = "route keeps other blocks than forward";
@@ -306,8 +303,7 @@ std::vector<double> Subject::time(const Target& target, int threads, int repeats
 }
 
 std::vector<Target> emulated_gpus() {
-  return {{"emulated_sm80", Isa::kScalar, emulated_gpu(80)},
-          {"emulated_sm89", Isa::kScalar, emulated_gpu(89)}};
+  return {{"emulated_sm80", Isa::kScalar, emulated_gpu(80)}, {"emulated_sm89", Isa::kScalar, emulated_gpu(89)}};
 }
 
 std::vector<Target> kernels_here(std::string& note) {

@@ -32,6 +32,11 @@ struct Run {
 /// Whether full attention runs in its place: every block is kept by a count that is known beforehand.
 [[nodiscard]] bool runs_full(const Case& c, double kept_share);
 
+/// Whether runs ask for the probe: on a GPU mode linear_only has no keys to compare with.
+[[nodiscard]] inline bool is_probed(const Case& c, const Target& target) {
+  return !target.gpu || c.problem.mode != Mode::kLinearOnly;
+}
+
 /// Inputs in the case's layout and element type, between guards; gaps of inputs hold NaN.
 class Subject {
  public:

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <string>
 
 #include "core/core.h"
@@ -33,6 +34,9 @@ void EmulatedGpu::prepare(const char* kernel, uint32_t shared_bytes) {
   SLA2_CHECK(shared_bytes <= shared_bytes_, SLA2_E_INTERNAL, "emulator: {} asks for {} bytes of shared memory; a block has {}",
              kernel, shared_bytes, shared_bytes_);
 }
+
+void* EmulatedGpu::allocate_pinned(uint64_t bytes) { return ::operator new(bytes); }
+void EmulatedGpu::release_pinned(void* memory) noexcept { ::operator delete(memory); }
 
 void EmulatedGpu::launch(const device::Launch& launch) {
   const Kernel& kernel = find_kernel(launch.kernel);

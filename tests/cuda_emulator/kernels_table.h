@@ -27,6 +27,8 @@ class EmulatedGpu final : public device::Launcher {
   EmulatedGpu(int architecture, uint32_t shared_bytes) : architecture_(architecture), shared_bytes_(shared_bytes) {}
   void prepare(const char* kernel, uint32_t shared_bytes) override;
   void launch(const device::Launch& launch) override;
+  [[nodiscard]] void* allocate_pinned(uint64_t bytes) override;
+  void release_pinned(void* memory) noexcept override;
   [[nodiscard]] int architecture() const noexcept override { return architecture_; }
   [[nodiscard]] uint32_t shared_bytes() const noexcept override { return shared_bytes_; }
   void set_seed(uint64_t seed) { seed_ = seed; }  ///< of the order of threads

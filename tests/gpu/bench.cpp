@@ -154,7 +154,7 @@ std::string Bench::answer(const Question& question) {
       kernels[span.kernel].push_back(marks_.milliseconds(span.first, span.second));
     }
   }
-  gpu_.wait();
+  gpu_.wait(nullptr);
   std::vector<uint16_t> rows(static_cast<size_t>(s.dim));  // the last row of the last head: nobody times what was not computed
   gpu_.copy_out(rows.data(), t.out.as<uint16_t>() + s.heads * size - s.dim, rows.size() * 2);
   const bool finite = std::all_of(rows.begin(), rows.end(), [](uint16_t x) { return std::isfinite(bf16_to_f32(x)); });

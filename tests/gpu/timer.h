@@ -38,6 +38,9 @@ class TimedGpu final : public device::Launcher {
     prepared_[kernel] = std::max(prepared_[kernel], bytes);
   }
   void launch(const device::Launch& l) override;
+  void* allocate_pinned(uint64_t bytes) override { return gpu_.allocate_pinned(bytes); }
+  void release_pinned(void* memory) noexcept override { gpu_.release_pinned(memory); }
+  void wait(void* stream) override { gpu_.wait(stream); }
   [[nodiscard]] int architecture() const noexcept override { return gpu_.architecture(); }
   [[nodiscard]] uint32_t shared_bytes() const noexcept override { return gpu_.shared_bytes(); }
 

@@ -19,8 +19,8 @@ extern "C" {
 
 /** sla2_attention_create() on a device. Calls on such a plan take tensors, parameters, lists and workspace in its memory, and an
  *  sla2_exec that names it and the stream; they queue their work on that stream and return: nothing is allocated, nothing waits,
- *  the current CUDA context stays what it was, and calls may be captured into a CUDA graph. No gradients, no probe; a list only
- *  where a router runs; the statistics' mean_linear_weight stays 0.
+ *  the current CUDA context stays what it was, and calls may be captured into a CUDA graph. A call with a probe waits for its
+ *  end. Statistics are those of the last call that the GPU has finished. Given lists and masks are not checked. No gradients.
  *  @param device_type  SLA2_DEVICE_CPU: as sla2_attention_create(); SLA2_DEVICE_CUDA
  *  @param device_id    number of the GPU
  *  @return SLA2_OK | SLA2_E_ARGUMENT | SLA2_E_VERSION | SLA2_E_UNSUPPORTED (not built for GPUs; the text says what to change) |

@@ -14,14 +14,16 @@ bool hopper_takes(const Config& c, int architecture) {
   if (architecture != kHopper || (wanted != nullptr && std::string_view(wanted) == "0")) return false;
   if (c.head_dim <= cuda::kHopperWidth / 2 || c.head_dim > cuda::kHopperWidth) return false;
   if (c.mode == Mode::kFull) return true;  // its blocks are its own
-  return c.mode != Mode::kSla1 && c.block_q == cuda::kHopperQueries && c.block_k >= cuda::kTileKeys;
+  return c.mode != Mode::kSla1 && c.mode != Mode::kPooled && c.tau <= 0 && c.block_q == cuda::kHopperQueries &&
+         c.block_k >= cuda::kTileKeys;
 }
 
 std::optional<DeviceFamily> hopper_family(const Geometry& g, const DeviceShape& s, int architecture) {
   if (!hopper_takes(g.config, architecture)) return std::nullopt;
   const char* const products = s.fp8 ? "fp8" : s.int8 ? "int8" : "bf16";
-  return DeviceFamily{fmt::format("sla2_hopper_{}_128{}", products, s.linear ? "_linear" : ""), cuda::kHopperThreads,
-                      cuda::hopper_map(s.linear).bytes};
+  const std::string full = fmt::format("sla2_hopper_{}_128", products);
+  return DeviceFamily{s.linear ? full + "_linear" : full, full, cuda::kHopperThreads, cuda::hopper_map(s.linear).bytes,
+                      cuda::hopper_map(false).bytes};
 }
 
 }  // namespace sla2::attention

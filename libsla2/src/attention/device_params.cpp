@@ -96,6 +96,9 @@ cuda::RouteParams route_params(const DeviceCall& call) {
   p.apart = w.apart, p.apart_count = w.apart_count;
   p.rest_log_sum = w.rest_log_sum, p.kept_bits = w.kept_bits;
   if (learned.gate.data != nullptr && !call.route_only) p.value_means = w.value_means, p.coarse = w.coarse;
+  p.soft = w.soft;
+  const double share = static_cast<double>(g.top_k) / static_cast<double>(g.key_blocks);
+  p.tau = c.tau, p.soft_middle = std::log(share / (1 - share));
   p.scale = g.scale, p.top_p = c.top_p, p.theta = c.theta;
   p.query_tokens = c.query_tokens, p.key_tokens = c.key_tokens;
   p.map = call.shape.route;
@@ -152,7 +155,8 @@ cuda::AttendParams attend_params(const DeviceCall& call) {
   p.keys = w.keys, p.values = s.fp8 ? w.values8 : w.values, p.features = w.features, p.feature_values = w.values;
   p.key_scale = w.key_scale, p.value_scale = w.value_scale;
   p.key_bias = in.key_bias;
-  if (g.routed) {
+  p.soft = w.soft, p.soft_linear = s.soft && s.linear && !s.everywhere ? 1 : 0;
+  if (g.routed && !s.soft) {
     const BlockList list = kept_list(call);
     p.list = list.index, p.count = list.count, p.capacity = list.capacity;
     if (w.apart != nullptr)
@@ -166,7 +170,7 @@ cuda::AttendParams attend_params(const DeviceCall& call) {
   if (in.parameters.gate.data != nullptr) p.gate = rows(in.parameters.gate, c.heads), p.coarse = w.coarse;
   p.kept_bits = w.kept_bits;
   p.shift = in.lse != nullptr && g.centred() ? w.shift : nullptr;
-  p.lse = in.lse;
+  p.lse = in.lse, p.linear_shares = w.linear_shares;
   p.query_tokens = c.query_tokens, p.key_tokens = c.key_tokens;
   p.scale = static_cast<float>(g.scale * kLog2E);
   p.mix_scale = static_cast<float>(c.mix_scale), p.mix_bias = static_cast<float>(c.mix_bias);
@@ -184,6 +188,28 @@ cuda::AttendParams attend_params(const DeviceCall& call) {
   if (in.parameters.mix != nullptr)
     p.mix_source = c.mix == Mix::kHeadScalar ? cuda::kMixScalar : c.mix == Mix::kBlock ? cuda::kMixBlock : cuda::kMixAffine;
   p.stream_at = s.stream_at;
+  return p;
+}
+
+cuda::AttendParams probe_params(const DeviceCall& call, int64_t probes) {
+  cuda::AttendParams p = attend_params(call);
+  p.list = p.count = p.apart = p.apart_count = nullptr;
+  p.mean_tiles = 0, p.soft = nullptr;
+  p.join = cuda::kJoinSoftmax;
+  p.coarse = p.shift = nullptr, p.lse = p.linear_shares = nullptr;
+  p.probe = call.workspace.probe, p.probes = narrow(probes);
+  return p;
+}
+
+cuda::SummaryParams summary_params(const DeviceCall& call, int64_t probes, cuda::Summary* out) {
+  const Geometry& g = call.geometry;
+  cuda::SummaryParams p{};
+  if (g.routed && !call.shape.soft) p.count = kept_list(call).count;
+  if (!call.route_only) p.linear_shares = call.workspace.linear_shares;
+  if (probes > 0) p.probe = call.workspace.probe;
+  p.out = out;
+  p.rows = g.heads * g.query_blocks, p.probed = g.heads * probes;
+  p.warps = static_cast<int32_t>(call.shape.threads / 32);
   return p;
 }
 

@@ -28,23 +28,26 @@ struct DeviceShape {
   int32_t tiles_per_part = 1;
   uint32_t threads = 0;                      ///< of sla2_attend
   uint32_t stream_at = 0, shared_bytes = 0;  ///< of sla2_attend: where the linear branch's tiles arrive, all of it
+  uint32_t probe_bytes = 0;                  ///< without a linear branch
   cuda::RouteMap route;
   bool linear = false, int8 = false, fp8 = false;
   bool everywhere = false;  ///< the linear branch sees kept blocks as well
   bool drops = false;       ///< some blocks are in neither branch
   bool likeness = false;    ///< the router asks how alike the rows of blocks are
   bool pooled = false;      ///< mean keys take part in the softmax
+  bool soft = false;        ///< a weight for each block instead of a list
   bool coarse = false;      ///< router vsa: there may be a gated coarse branch
 };
 [[nodiscard]] DeviceShape device_shape(const Geometry& geometry);
 
-/// The attention kernel of a plan, where another family than mma.sync has one.
+/// The attention kernels of a plan where another family than mma.sync has them: the one that runs, and full attention for probes.
 struct DeviceFamily {
-  std::string kernel;
-  uint32_t threads, shared_bytes;
+  std::string attend, full;
+  uint32_t threads, shared_bytes, probe_bytes;
 };
 /// The Hopper family (wgmma) takes, on compute capability 9.0, heads of 65 to 128 channels with query blocks of 128 and key
-/// blocks of 64 or more, in every mode but sla1; SLA2_HOPPER=0 in the environment leaves them to mma.sync, for comparison.
+/// blocks of 64 or more, in every mode but sla1 and pooled, without soft masks; SLA2_HOPPER=0 in the environment leaves them to
+/// mma.sync, for comparison.
 [[nodiscard]] bool hopper_takes(const Config& config, int architecture);
 [[nodiscard]] std::optional<DeviceFamily> hopper_family(const Geometry& geometry, const DeviceShape& shape, int architecture);
 
@@ -53,7 +56,8 @@ struct DeviceWorkspace {
   unsigned char *keys = nullptr, *values = nullptr, *values8 = nullptr, *features = nullptr;
   float *means = nullptr, *shift = nullptr, *key_scale = nullptr, *value_peaks = nullptr, *value_scale = nullptr;
   float *z = nullptr, *partial = nullptr, *state_total = nullptr, *z_total = nullptr, *rest_log_sum = nullptr;
-  float *value_means = nullptr, *mean_keys = nullptr, *coarse = nullptr;
+  float *value_means = nullptr, *mean_keys = nullptr, *coarse = nullptr, *linear_shares = nullptr, *probe = nullptr;
+  float* soft = nullptr;
   uint32_t* kept_bits = nullptr;
   double* likeness = nullptr;
   int32_t *list = nullptr, *count = nullptr, *apart = nullptr, *apart_count = nullptr;
@@ -77,5 +81,9 @@ struct DeviceCall {
 [[nodiscard]] cuda::PackParams pack_params(const DeviceCall& call);
 [[nodiscard]] cuda::PackParams pack_means_params(const DeviceCall& call);
 [[nodiscard]] cuda::AttendParams attend_params(const DeviceCall& call);
+/// Full attention on `probes` query blocks of each head, against what stands in out.
+[[nodiscard]] cuda::AttendParams probe_params(const DeviceCall& call, int64_t probes);
+/// probes: 0 where there was no probe.
+[[nodiscard]] cuda::SummaryParams summary_params(const DeviceCall& call, int64_t probes, cuda::Summary* out);
 
 }  // namespace sla2::attention

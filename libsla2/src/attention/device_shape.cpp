@@ -36,7 +36,8 @@ const Refusal kRefused[] = {
      "products are fp32; tensor cores multiply bf16 or 8 bits: set products to bf16, or bits to 8"},
     {"the compute capability (x 10)", [](const Config&, int a) -> double { return a; },
      [](const Config& c, int a) { return c.fp8_values && c.bits == 8 && !multiplies_e4m3(a) && !hopper_takes(c, a); },
-     "fp8_values needs 89, 120, or 90 with head_dim 65 to 128, block_q 128, block_k 64 or 128, not sla1: leave it at 0"},
+     "fp8_values needs 89, 120, or 90 with head_dim 65 to 128, block_q 128, block_k 64 or 128, modes sla1 and pooled apart: "
+     "leave it at 0"},
     {"head_dim", [](const Config& c, int) { return static_cast<double>(c.head_dim); },
      [](const Config& c, int) { return c.head_dim > kMostDim; }, "up to 128 is built: run on the CPU"},
     {"batch · heads", [](const Config& c, int) { return static_cast<double>(c.batch * c.heads); },
@@ -44,8 +45,6 @@ const Refusal kRefused[] = {
     {"key_tokens", [](const Config& c, int) { return static_cast<double>(c.key_tokens); },
      [](const Config& c, int) { return is_routed(c) && ceil_div(c.key_tokens, c.block_k) > kMostBlocks; },
      "a row of scores stays in shared memory, which holds 8192 key blocks: raise block_k"},
-    {"tau", [](const Config& c, int) { return c.tau; }, [](const Config& c, int) { return is_routed(c) && c.tau > 0; },
-     "soft masks are not built: train on the CPU or leave tau at 0"},
 };
 
 /// Scores, and what the rule needs beside.
@@ -80,7 +79,7 @@ DeviceShape device_shape(const Geometry& g) {
   s.everywhere = g.mode == Mode::kLPlusS || (g.mode == Mode::kSla1 && c.scope == Scope::kGlobal);
   s.drops = g.linear && g.routed && c.negligible > 0;
   s.likeness = g.routed && c.router == Router::kSparge && c.theta > 0;  // likeness is never below 0
-  s.pooled = g.pooled;
+  s.pooled = g.pooled, s.soft = g.soft;
   s.coarse = g.routed && c.router == Router::kVsa;
   s.tiles_per_block = static_cast<int32_t>(std::max<int64_t>(g.block_k / cuda::kTileKeys, 1));
   s.blocks_per_tile = static_cast<int32_t>(std::max<int64_t>(cuda::kTileKeys / g.block_k, 1));
@@ -96,6 +95,7 @@ DeviceShape device_shape(const Geometry& g) {
   // With as many warps as the state has stretches of 16 rows, its tiles may pass where it will stand.
   s.stream_at = static_cast<int>(s.threads) / 32 >= s.width / 16 ? map.state : map.keys;
   s.shared_bytes = s.linear ? std::max(map.bytes, s.stream_at + cuda::stream_bytes(s.width)) : map.bytes;
+  s.probe_bytes = cuda::attend_map(s.width, s.products, false).bytes;
   s.route = route_map(g, s.likeness);
   return s;
 }
@@ -130,13 +130,16 @@ DeviceWorkspace device_workspace(const Geometry& g, const DeviceShape& s, std::b
   }
   if (g.routed) {
     const int64_t rows = g.heads * g.query_blocks;
-    cursor.take(w.list, rows * g.max_kept);
-    cursor.take(w.count, rows);
+    if (s.soft) cursor.take(w.soft, rows * g.key_blocks);
+    if (!s.soft) cursor.take(w.list, rows * g.max_kept), cursor.take(w.count, rows);
     if (s.drops) cursor.take(w.apart, rows * g.key_blocks), cursor.take(w.apart_count, rows);
-    if (s.pooled) cursor.take(w.kept_bits, rows * ceil_div(g.key_blocks, 32));
+    if (s.pooled && !s.soft) cursor.take(w.kept_bits, rows * ceil_div(g.key_blocks, 32));
     if (s.coarse) cursor.take(w.coarse, rows * s.width);
     if (g.mode == Mode::kSla2) cursor.take(w.rest_log_sum, rows);
   }
+  const int64_t warps = g.heads * g.query_blocks * s.threads / 32;
+  if (g.mode == Mode::kSla2) cursor.take(w.linear_shares, warps);
+  if (softmax) cursor.take(w.probe, warps * cuda::kProbeSums);
   w.bytes = cursor.used();
   return w;
 }

@@ -22,7 +22,8 @@ bool before(const double* scores, int32_t x, int32_t y) {
 /// Softmax over ranked[0, count), into share; where it is cut must not depend on the machine.
 void share_by_softmax(const double* scores, const int32_t* ranked, int64_t count, double* share) {
   double sum = 0;
-  for (int64_t n = 0; n < count; ++n) sum += share[n] = kernels::same_exp<kernels::PlainMath>(scores[ranked[n]] - scores[ranked[0]]);
+  for (int64_t n = 0; n < count; ++n)
+    sum += share[n] = kernels::same_exp<kernels::PlainMath>(scores[ranked[n]] - scores[ranked[0]]);
   for (int64_t n = 0; n < count; ++n) share[n] /= sum;
 }
 

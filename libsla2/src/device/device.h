@@ -48,7 +48,9 @@ class Gpu : public Launcher {
   virtual void release(void* memory) noexcept = 0;
   virtual void copy_in(void* to, const void* from, uint64_t bytes) = 0;   ///< waits
   virtual void copy_out(void* to, const void* from, uint64_t bytes) = 0;  ///< waits
-  virtual void wait(void* stream) = 0;
+  void* allocate_pinned(uint64_t bytes) override = 0;
+  void release_pinned(void* memory) noexcept override = 0;
+  void wait(void* stream) override = 0;
 };
 
 }  // namespace sla2::device

@@ -20,6 +20,8 @@ inline constexpr CuResult kCuSuccess = 0;
 inline constexpr int kMultiprocessors = 16, kMajor = 75, kMinor = 76, kSharedPerBlockOptIn = 97;
 /// CUfunction_attribute: dynamic shared memory a kernel may be given.
 inline constexpr int kMaxDynamicShared = 8;
+/// CUmemHostAlloc flags: pinned for every context. With unified addresses kernels use it as it is.
+inline constexpr unsigned kPortable = 1;
 
 /// X(member, exported name, parameters)
 #define SLA2_DRIVER_FUNCTIONS(X)                                                                                  \
@@ -43,7 +45,9 @@ inline constexpr int kMaxDynamicShared = 8;
   X(release, "cuMemFree_v2", (CuAddress))                                                                         \
   X(copy_in, "cuMemcpyHtoD_v2", (CuAddress, const void*, size_t))                                                 \
   X(copy_out, "cuMemcpyDtoH_v2", (void*, CuAddress, size_t))                                                      \
-  X(stream_wait, "cuStreamSynchronize", (CuStream))
+  X(stream_wait, "cuStreamSynchronize", (CuStream))                                                               \
+  X(host_allocate, "cuMemHostAlloc", (void**, size_t, unsigned))                                                  \
+  X(host_release, "cuMemFreeHost", (void*))
 
 struct Driver {
 #define SLA2_DRIVER_MEMBER(member, name, parameters) CuResult(*member) parameters = nullptr;

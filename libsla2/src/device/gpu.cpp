@@ -116,6 +116,16 @@ class DriverGpu final : public Gpu {
     const ContextScope scope(driver_, context_);
     check(driver_.copy_out(to, reinterpret_cast<CuAddress>(from), bytes), "copying from the GPU failed");
   }
+  void* allocate_pinned(uint64_t bytes) override {
+    const ContextScope scope(driver_, context_);
+    void* memory = nullptr;
+    check(driver_.host_allocate(&memory, bytes, kPortable), "pinned memory cannot be allocated");
+    return memory;
+  }
+  void release_pinned(void* memory) noexcept override {
+    const ContextScope scope(driver_, context_);
+    (void)driver_.host_release(memory);
+  }
   void wait(void* stream) override {
     const ContextScope scope(driver_, context_);
     check(driver_.stream_wait(stream), "work on the GPU failed");

@@ -25,6 +25,11 @@ class Launcher {
   virtual void prepare(const char* kernel, uint32_t shared_bytes) = 0;
   /// Queue the kernel on its stream: no allocation, no waiting, the current context as it was. Throws SLA2_E_DEVICE.
   virtual void launch(const Launch& launch) = 0;
+  /// Words that kernels write and the host reads; null where there are none. Plans keep what they say of their last call there.
+  [[nodiscard]] virtual void* allocate_pinned(uint64_t) { return nullptr; }
+  virtual void release_pinned(void*) noexcept {}
+  /// Until everything queued on the stream is done.
+  virtual void wait(void*) {}
   /// Compute capability times ten: 80, 86, 89, 90, 120.
   [[nodiscard]] virtual int architecture() const noexcept = 0;
   /// Most shared memory a block may have.

@@ -74,9 +74,12 @@ struct State {
     SoftmaxRow r{std::vector<T>(static_cast<size_t>(columns()), T{0}), 0, 0, std::vector<T>(static_cast<size_t>(p.dim), T{0})};
     T top = -INFINITY;
     bool all_masked = true;
+    // e4m3 ends at 448: there a mean key's weight, the size of its block, goes into the exponent before the maximum is taken.
+    constexpr bool kInExponent = std::is_same_v<A, PlainFp8>;
     for (int64_t j = 0; j < columns(); ++j) {
       if (weight(b, j) == 0) continue;
-      const T logit = scale * dot(q.row(row), keys.row(j), p.dim) + (bias.empty() ? T{0} : bias[static_cast<size_t>(j)]);
+      T logit = scale * dot(q.row(row), keys.row(j), p.dim) + (bias.empty() ? T{0} : bias[static_cast<size_t>(j)]);
+      if (kInExponent) logit += std::log(weight(b, j));
       r.e[static_cast<size_t>(j)] = logit;
       top = std::max(top, logit);
       all_masked = all_masked && logit == -std::numeric_limits<T>::infinity();  // a NaN masks nothing
@@ -90,7 +93,7 @@ struct State {
       const T w = weight(b, j);
       if (w == 0) continue;
       T& e = r.e[static_cast<size_t>(j)];
-      r.sum += e = w * std::exp(e - top);
+      r.sum += e = (kInExponent ? T{1} : w) * std::exp(e - top);
       add(r.o.data(), weight_operand<A>(e), values.row(j), p.dim);
     }
     for (T& x : r.o) x /= r.sum;

@@ -16,21 +16,22 @@ struct Hopper {
   static constexpr uint32_t kValueTile = kTileKeys * kHopperWidth * value_bytes(kProducts);
   using Branch = SoftmaxBranch<kHopperWidth, kProducts>;
   using Linear = LinearBranch<kHopperWidth>;
+  using Walk = TileWalk<false>;
   using Sum = std::conditional_t<kProducts == Products::kBf16, float, int32_t>;
 
   /// The copying thread: the tiles of H, then those of the softmax.
   static SLA2_DEVICE void produce(const AttendParams& p, int64_t key_head, Ring ring) {
     const int64_t first = key_head * p.tiles;
     if constexpr (kLinear) {
-      auto plan = Linear::plan(blocks_apart(p));
+      auto plan = Linear::plan(p);
       for (int32_t i = 0; i < plan.blocks; ++i) {
         int64_t at = (first + static_cast<int64_t>(plan.walk.next()) * p.tiles_per_block) * kHopperTile;
         for (int32_t tile = 0; tile < p.tiles_per_block; ++tile, at += kHopperTile)
           ring.fill(p.features + at, kHopperTile, p.feature_values + at, kHopperTile);
       }
     }
-    const TileWalk walk = tile_walk(p, key_head);
-    for (int32_t step = 0; step < walk.steps; ++step) {
+    const Walk walk(p, key_head);
+    for (int32_t step = 0; step < walk.steps(); ++step) {
       const int64_t at = first + walk.tile(step);
       ring.fill(p.keys + at * kKeyTile, kKeyTile, p.values + at * kValueTile, kValueTile);
     }
@@ -49,7 +50,7 @@ struct Hopper {
 
   /// H in bf16 at kMap.state; a warpgroup makes the rows of 64 channels of φ.
   static SLA2_DEVICE void make_state(const AttendParams& p, int64_t key_head, Ring& ring) {
-    const auto plan = Linear::plan(blocks_apart(p));
+    const auto plan = Linear::plan(p);
     Linear::sum_z(p, key_head, plan);
     const uint32_t warp = thread_index() / 32, g = thread_index() % 32 / 4, t = thread_index() % 4;
     float sum[kHopperWidth / 8][4];
@@ -99,18 +100,14 @@ struct Hopper {
 
   /// branch.s = weights of the step's keys. @return in factor: what o has to shrink by
   static SLA2_DEVICE void weigh(const AttendParams& p, Branch& branch, const Sum (&sums)[kTileKeys / 8][4],
-                                const Queries<kHopperWidth, kProducts>& q, const TileWalk& walk, int32_t step,
-                                float (&factor)[2]) {
+                                const Queries<kHopperWidth, kProducts>& q, const Walk& walk, int32_t step, float (&factor)[2]) {
     const float of_keys = q.kInt8 ? p.scale * walk.key_scale(step, 0) : p.scale;
     const float of_rows[2] = {of_keys * q.scale[0], of_keys * q.scale[1]};
 #pragma unroll
     for (int n = 0; n < kTileKeys / 8; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) branch.s[n][i] = static_cast<float>(sums[n][i]) * of_rows[i / 2];
-    if (!kLinear && walk.is_mean(step))
-      branch.weigh_means(p, step - walk.listed);
-    else
-      branch.mask(walk.columns(step), p.key_bias == nullptr ? nullptr : p.key_bias + walk.tile(step) * kTileKeys);
+    branch.mask(walk.columns(step), p.key_bias == nullptr ? nullptr : p.key_bias + walk.tile(step) * kTileKeys);
     float origin[2];
     branch.raise(factor, origin);
     branch.exponentiate(origin);
@@ -174,8 +171,9 @@ struct Hopper {
   /// The softmax branch: the scores of a tile are multiplied before the values of the one before, whose products then run under
   /// this one's softmax.
   static SLA2_DEVICE void walk_keys(const AttendParams& p, Branch& branch, const Queries<kHopperWidth, kProducts>& q,
-                                    const TileWalk& walk, Ring& ring) {
-    if (walk.steps == 0) return;
+                                    const Walk& walk, Ring& ring) {
+    const int32_t steps = walk.steps();
+    if (steps == 0) return;
     Sum sums[kTileKeys / 8][4];
     float factor[2];
     ring.wait();
@@ -185,7 +183,7 @@ struct Hopper {
     weigh(p, branch, sums, q, walk, 0, factor);
     Values values(branch);
     group_hold(branch.o);
-    for (int32_t step = 1; step < walk.steps; ++step) {
+    for (int32_t step = 1; step < steps; ++step) {
       const Ring last = ring;
       ring.next();
       ring.wait();
@@ -258,7 +256,7 @@ struct Hopper {
       Queries<kHopperWidth, kProducts> q;
       q.load(p, rows, kMap.queries);
       for (int i = 0; i < 2; ++i) shift[i] = q.shift[i];
-      walk_keys(p, branch, q, tile_walk(p, key_head), ring);
+      walk_keys(p, branch, q, Walk(p, key_head), ring);
     }
     branch.finish(kFp8 ? p.value_scale + key_head * kHopperWidth : nullptr);
     if (p.lse != nullptr && rows.t == 0)
@@ -266,6 +264,8 @@ struct Hopper {
         if (rows.has(i))
           p.lse[rows.head * p.query_tokens + rows.token(i)] = (shift[i] + branch.m[i] + log2_of(branch.l[i])) * kLn2;
     join(p, rows, branch);
+    if constexpr (!kLinear)
+      if (p.probe != nullptr) return compare_rows(p, rows, branch.o);
     if constexpr (!kLinear)
       if (p.coarse != nullptr) add_coarse<kHopperWidth>(p, rows, branch.o);
     switch (store_way(p.out)) {

@@ -17,10 +17,17 @@ struct LinearBranch {
     int32_t blocks;
     bool subtract;
   };
-  static SLA2_DEVICE Plan plan(const ListedBlocks& apart) {
+  static SLA2_DEVICE Plan plan(const AttendParams& p) {
+    if (p.soft_linear != 0) return {{{nullptr, p.key_blocks, p.key_blocks}, false}, p.key_blocks, false};
+    const ListedBlocks apart = blocks_apart(p);
     const int32_t rest = apart.all - apart.count;
     if (apart.count <= rest) return {{apart, false}, apart.count, true};
     return {{apart, true}, rest, false};
+  }
+
+  /// By which a block enters where it enters at all.
+  static SLA2_DEVICE float linear_weight(const AttendParams& p, int32_t block) {
+    return p.soft_linear == 0 ? 1.0F : 1 - p.soft[query_block_row(p) * p.key_blocks + block];
   }
 
   static SLA2_DEVICE void sum_z(const AttendParams& p, int64_t key_head, const Plan& plan) {
@@ -31,7 +38,8 @@ struct LinearBranch {
       if (plan.subtract) sum.high = high, sum.low = low;
       BlockWalk walk = plan.walk;
       for (int32_t i = 0; i < plan.blocks; ++i) {
-        const float x = z[static_cast<int64_t>(walk.next()) * kWidth + c];
+        const int32_t block = walk.next();
+        const float x = z[static_cast<int64_t>(block) * kWidth + c] * linear_weight(p, block);
         sum.add(plan.subtract ? -x : x);
       }
       shared_store<float>(kRest + c * 4, sum.value());
@@ -40,33 +48,49 @@ struct LinearBranch {
   }
 
   /// The walk's keys, a stage of 32 at a time; small blocks share a stage.
+  template <bool kSoft>
   struct Stages {
+    const AttendParams& p;
     typename State<kWidth>::Source source;
     BlockWalk walk;
-    int32_t block_k, blocks;  ///< blocks that have not been begun
+    int32_t blocks;  ///< that have not been begun
     int64_t from = 0;
-    int32_t left = 0;  ///< keys of the current block
+    int32_t left = 0;                                                     ///< keys of the current block
+    float weight = 1;                                                     ///< its
+    float weights[kStreamKeys / 16] = {}, before[kStreamKeys / 16] = {};  ///< of each 16 keys: the last stage's, that before
 
+    SLA2_DEVICE void pass() {
+      for (int half = 0; half < kStreamKeys / 16; ++half) before[half] = weights[half];
+    }
+
+    SLA2_DEVICE void begin() {
+      const int32_t block = walk.next();
+      from = static_cast<int64_t>(block) * p.block_k, left = p.block_k;
+      if constexpr (kSoft) weight = linear_weight(p, block);
+    }
     SLA2_DEVICE void operator()(uint32_t stage) {
-      if (block_k < kStreamKeys) {
-        for (uint32_t row = 0; row < kStreamKeys; row += static_cast<uint32_t>(block_k)) {
-          if (blocks > 0)
-            source.copy(stage, row, static_cast<int64_t>(walk.next()) * block_k, static_cast<uint32_t>(block_k));
-          else
-            source.clear(stage, row, static_cast<uint32_t>(block_k));
+      if (p.block_k < kStreamKeys) {  // 16
+#pragma unroll
+        for (uint32_t half = 0; half < kStreamKeys / 16; ++half) {
+          if (blocks > 0) begin(), source.copy(stage, half * 16, from, 16);
+          if (blocks <= 0) source.clear(stage, half * 16, 16);
+          if constexpr (kSoft) weights[half] = weight;
           --blocks;
         }
         return;
       }
-      if (left == 0) from = static_cast<int64_t>(walk.next()) * block_k, left = block_k;
+      if (left == 0) begin();
       source.copy(stage, 0, from, kStreamKeys);
       from += kStreamKeys, left -= kStreamKeys;
+      if constexpr (kSoft) weights[0] = weights[1] = weight;
     }
   };
 
-  /// H = totals - Σ, or Σ, as a bf16 tile [W][W] at `target`. Warps take 16 rows at a time until all W have been done.
+  /// H = totals - Σ, or Σ, as a bf16 tile [W][W] at `target`. kSoft: there may be a soft mask. Warps take 16 rows at a time until
+  /// all W have been done.
+  template <bool kSoft>
   static SLA2_DEVICE void make_state(const AttendParams& p, int64_t key_head, uint32_t target) {
-    const Plan plan = LinearBranch::plan(blocks_apart(p));
+    const Plan plan = LinearBranch::plan(p);
     sum_z(p, key_head, plan);
     const uint32_t warp = thread_index() / 32, warps = thread_count() / 32, g = thread_index() % 32 / 4, t = thread_index() % 4;
     const int64_t at = key_head * p.tiles * static_cast<int64_t>(State<kWidth>::kTile);
@@ -76,8 +100,14 @@ struct LinearBranch {
       const bool active = mine < kWidth / 16;
       State<kWidth> state;
       state.clear();
-      Stages fill{{p.features + at, p.feature_values + at}, plan.walk, p.block_k, plan.blocks};
-      state.add(p.stream_at, steps, active, mine, fill);
+      const typename State<kWidth>::Source source{p.features + at, p.feature_values + at};
+      if (kSoft && p.soft_linear != 0) {
+        Stages<kSoft> fill{p, source, plan.walk, plan.blocks};
+        state.template add<kSoft>(p.stream_at, steps, active, mine, fill);
+      } else {
+        Stages<false> fill{p, source, plan.walk, plan.blocks};
+        state.add(p.stream_at, steps, active, mine, fill);
+      }
       if (!active) continue;
       const float* const total = p.state_total + key_head * kWidth * kWidth;
 #pragma unroll
@@ -113,7 +143,7 @@ SLA2_DEVICE Shares mix_shares(const AttendParams& p, float log_sum) {
   float scale = p.mix_scale, bias = p.mix_bias;
   if (p.mix_source == kMixAffine) scale = p.mix[2 * head], bias = p.mix[2 * head + 1];
   if (p.mix_source == kMixScalar) bias = p.mix[head];
-  if (p.mix_source == kMixBlock) bias = p.mix[head * p.query_blocks + block_x()];
+  if (p.mix_source == kMixBlock) bias = p.mix[head * p.query_blocks + query_block(p)];
   const float logit = p.mix_by_lse != 0 ? scale * (log_sum - p.rest_log_sum[row]) + bias : bias;
   if (logit != logit) return {logit, logit};
   const float away = exp_of(logit < 0 ? logit : -logit), big = 1 / (1 + away), small = away / (1 + away);

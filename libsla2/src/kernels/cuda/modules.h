@@ -25,6 +25,8 @@ inline constexpr KernelHome kKernels[] = {
     {"sla2_sum_totals", "totals"},
     {"sla2_route", "route"},
     {"sla2_likeness", "route"},
+    {"sla2_summary", "summary"},
+    {"sla2_list_all", "summary"},
     {"sla2_attend_bf16_64", "attend_bf16_64"},
     {"sla2_attend_bf16_64_linear", "attend_bf16_64"},
     {"sla2_attend_bf16_128", "attend_bf16_128"},

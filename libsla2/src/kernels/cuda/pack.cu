@@ -85,8 +85,7 @@ SLA2_DEVICE void pack_int8(const PackParams& p, const Position& at, const float*
     top = largest(top, shared_load<float>(8 * w));
     finite = finite && shared_load<uint32_t>(8 * w + 4) != 0;
   }
-  if (thread_index() == 0)
-    p.key_scale[at.scale] = !finite ? not_a_number() : top < kLeast ? 0.0F : top / kInt8Steps;
+  if (thread_index() == 0) p.key_scale[at.scale] = !finite ? not_a_number() : top < kLeast ? 0.0F : top / kInt8Steps;
   const float inverse = top < kLeast ? 0.0F : kInt8Steps / top;
   const auto row_bytes = static_cast<uint32_t>(p.width);
   for (auto row = static_cast<int32_t>(at.warp); row < at.fill; row += static_cast<int32_t>(at.warps)) {
@@ -112,7 +111,8 @@ SLA2_DEVICE void pack_fp8(const PackParams& p, const Position& at) {
       float x = row < at.rows && c < p.dim ? load_element(p.v, row_at(p.v, at.head, at.first + row) + c) : 0.0F;
       x = is_finite(x) ? x * inverse : not_a_number();
       unsigned char* const tile = p.values8 + at.tile(row) * kTileKeys * p.width;
-      tile[image_offset(static_cast<uint32_t>(p.width), kTileKeys, static_cast<uint32_t>(c), fp8_place(at.in_tile(row)))] = static_cast<unsigned char>(pack_e4m3(x, 0));
+      tile[image_offset(static_cast<uint32_t>(p.width), kTileKeys, static_cast<uint32_t>(c), fp8_place(at.in_tile(row)))] =
+          static_cast<unsigned char>(pack_e4m3(x, 0));
     }
   }
 }

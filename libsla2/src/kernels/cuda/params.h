@@ -90,26 +90,49 @@ enum RouteRule : int32_t { kRuleTop = 0, kRuleAlike = 1, kRuleStretch = 2, kRule
 /// sla2_route: the key blocks of each query block. Grid (T_m, heads).
 struct RouteParams {
   Rows q;
-  const float* means;                ///< [key heads][D][mean_row] minus the mean key
-  const float *router_q, *router_k;  ///< [router_heads][D][D] or null
-  const double* likeness;            ///< [key heads][T_n]: those below theta are always kept; or null
+  const float* means;                  ///< [key heads][D][mean_row] minus the mean key
+  const float *router_q, *router_k;    ///< [router_heads][D][D] or null
+  const double* likeness;              ///< [key heads][T_n]: those below theta are always kept; or null
   const int32_t *given, *given_count;  ///< [heads][T_m][given_capacity], [heads][T_m]; or null
   const uint8_t* given_mask;           ///< [heads][T_m][T_n], or null
   int32_t *list, *count;               ///< kept: [heads][T_m][capacity], [heads][T_m] out
   int32_t *apart, *apart_count;        ///< not in the linear branch: [heads][T_m][T_n], [heads][T_m] out; null: the kept
+  float* soft;                         ///< [heads][T_m][T_n] out: M of SoftTop-k instead of lists, or null
   uint32_t* kept_bits;                 ///< [heads][T_m][ceil(T_n / 32)] out, or null
   const float* value_means;            ///< [key heads][T_n][W], where there is a coarse branch
   float* coarse;                       ///< [heads][T_m][W] out: softmax(R)·V̄, or null
   float* rest_log_sum;                 ///< [heads][T_m] out: log Σ over the others of b_j · exp(R_j), or null
   double scale;                        ///< of the softmax
   double top_p, theta;
+  double tau, soft_middle;  ///< SoftTop-k: temperature, logit of keep / T_n
   int64_t query_tokens, key_tokens, capacity, given_capacity;
   RouteMap map;
   int32_t dim, width, block_q, block_k, query_blocks, key_blocks, mean_row, keep, heads, heads_per_key, router_heads;
   RouteRule rule;
   int32_t protect_first, protect_last, protect_near;  ///< near: -1 none
   int32_t drop;                                       ///< the least of the ranking, in neither branch
-  int32_t everywhere;  ///< the linear branch sees the kept as well: only what is dropped is apart
+  int32_t everywhere;                                 ///< the linear branch sees the kept as well: only what is dropped is apart
+};
+
+/// sla2_list_all: the list where no router runs: the first `blocks` blocks in every row. Grid (1, heads).
+struct ListAllParams {
+  int32_t *list, *count;  ///< [heads][rows][capacity], [heads][rows] out
+  int64_t capacity;
+  int32_t rows, blocks;
+};
+
+/// sla2_summary: what a plan says of its last call, into memory that the host reads. One block of threads.
+inline constexpr int kProbeSums = 5;  ///< Σ|x - full|, Σ|full|, Σ x·full, Σ x², Σ full²
+struct Summary {
+  double kept_pairs, linear_share, probe[kProbeSums];
+};
+struct SummaryParams {
+  const int32_t* count;        ///< [rows], or null
+  const float* linear_shares;  ///< [rows · warps], or null
+  const float* probe;          ///< [probed · warps][kProbeSums], or null
+  Summary* out;                ///< only what was given is written
+  int64_t rows, probed;
+  int32_t warps;
 };
 
 enum Join : int32_t {
@@ -133,17 +156,21 @@ struct AttendParams {
   const float *state_total, *z_total, *z;          ///< of sla2_sum_totals and sla2_pack
   const float *rest_log_sum, *mix;                 ///< join mix
   const float *proj, *proj_bias;                   ///< join project: [D][D], [D]; or null: zeros
+  const float* soft;                               ///< [heads][T_m][T_n] M of a soft mask: every block is listed; or null
   const float* coarse;                             ///< [heads][T_m][W], times gate; or null
   const uint32_t* kept_bits;                       ///< [heads][T_m][ceil(T_n / 32)], where there are mean tiles
   float* linear_shares;                            ///< [heads][T_m][warps] out: Σ over rows of 1 - a, or null
   const float* shift;                              ///< [key heads][D] where keys are minus their mean and lse is wanted; or null
   float* lse;                                      ///< [heads][N_q] out, or null
+  float* probe;  ///< [heads][probes][warps][kProbeSums] out: compare with `out` instead of storing; or null
   int64_t query_tokens, key_tokens, capacity, apart_capacity;
   float scale, mix_scale, mix_bias;
   int32_t dim, block_q, block_k, query_blocks, key_blocks, heads, heads_per_key;
   int32_t tiles, key_tiles, mean_tiles;      ///< of a key head: all, of keys, of mean keys behind them
   int32_t tiles_per_block, blocks_per_tile;  ///< one of them is 1
   int32_t scales;
+  int32_t soft_linear;  ///< the linear branch sees blocks by 1 - M
+  int32_t probes;       ///< 0: every query block; else that many, evenly spread (the grid's x)
   int32_t join, mix_source, mix_by_lse;
   uint32_t stream_at;  ///< where in shared memory the linear branch's tiles arrive
 };

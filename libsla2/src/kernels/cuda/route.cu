@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The router: which key blocks each query block keeps, one block of threads per query block. Scores are in route_score.h, rules in
-// route_choose.h; here they become lists.
-#include "kernels/cuda/route_choose.h"
+// The router: which key blocks each query block keeps, one block of threads per query block. Scores are in route_score.h, rules
+// in route_choose.h; here they become lists.
+#include "kernels/cuda/route_soft.h"
 
 namespace sla2::cuda {
 namespace {
@@ -72,8 +72,8 @@ SLA2_DEVICE uint32_t write_lists(const Row& row, uint32_t keep) {
   return written;
 }
 
-/// log Σ b_j · exp(R_j) over the blocks that were not kept, from scores without learned weights. Each thread walks the list
-/// beside its own blocks.
+/// log Σ b_j · exp(R_j) over the blocks that were not kept, from scores without learned weights; a soft mask: over all, by
+/// 1 - M. Each thread walks the list beside its own blocks.
 SLA2_DEVICE void write_rest(const Row& row, int32_t kept) {
   const RouteParams& p = row.p;
   const int32_t* const list = p.list + row.index * p.capacity;
@@ -89,7 +89,8 @@ SLA2_DEVICE void write_rest(const Row& row, int32_t kept) {
         continue;
       }
       const int64_t left = p.key_tokens - static_cast<int64_t>(j) * p.block_k;
-      sum += static_cast<float>(left < p.block_k ? left : p.block_k) * exp2_fast((score - top) * kLog2E);
+      const float weight = p.soft == nullptr ? 1.0F : 1 - p.soft[row.index * p.key_blocks + j];
+      sum += weight * static_cast<float>(left < p.block_k ? left : p.block_k) * exp2_fast((score - top) * kLog2E);
     }
     if (pass == 0) top = block_max(top, row.map.words);
   }
@@ -146,10 +147,15 @@ SLA2_KERNEL(sla2_route, kPrepareThreads, 4, RouteParams) {
   if (p.router_k != nullptr) project(p.dim, p.router_k + weights, true, query, other), query = other;
   score(p, means, query, map.scores);
   if (p.given != nullptr) mark_given(row);
-  bool again = false;
-  const uint32_t keep = count_kept(row, again);
-  if (again) score(p, means, query, map.scores);
-  const uint32_t kept = write_lists(row, keep);
+  uint32_t kept = 0;
+  if (p.soft != nullptr) {
+    write_soft(row);
+  } else {
+    bool again = false;
+    const uint32_t keep = count_kept(row, again);
+    if (again) score(p, means, query, map.scores);
+    kept = write_lists(row, keep);
+  }
   if (p.coarse != nullptr) write_coarse(row, key_head);
   if (p.rest_log_sum == nullptr) return;
   if (learned || p.coarse != nullptr) {

@@ -50,7 +50,8 @@ struct Row {
   [[nodiscard]] SLA2_DEVICE bool is_odd(uint32_t j) const { return likeness != nullptr && likeness[j] < p.theta; }
   [[nodiscard]] SLA2_DEVICE bool is_protected(uint32_t block) const {
     const auto j = static_cast<int32_t>(block);
-    return j < p.protect_first || j >= p.key_blocks - p.protect_last || (p.protect_near >= 0 && j >= first_near && j <= last_near);
+    return j < p.protect_first || j >= p.key_blocks - p.protect_last ||
+           (p.protect_near >= 0 && j >= first_near && j <= last_near);
   }
   [[nodiscard]] SLA2_DEVICE bool is_given(uint32_t j) const {
     if (p.given_mask != nullptr) return p.given_mask[index * p.key_blocks + j] != 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The router's numbers: pooled query, learned matrices, scores against every key block, likeness of rows. fp64 in the CPU's order,
-// so that the same weights keep the same blocks, bit for bit.
+// The router's numbers: pooled query, learned matrices, scores against every key block, likeness of rows. fp64 in the CPU's
+// order, so that the same weights keep the same blocks, bit for bit.
 #pragma once
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/tiles.h"
@@ -9,15 +9,16 @@ namespace sla2::cuda {
 
 inline constexpr uint32_t kRouteWarps = kPrepareThreads / 32;
 
-/// Sum over the block of threads; every thread gets it. `words`: kRouteWarps words of shared memory.
+/// Sum over the block of threads; every thread gets it. `words`: kRouteWarps numbers of shared memory.
 template <typename T>
 SLA2_DEVICE T block_sum(T x, uint32_t words) {
+  constexpr uint32_t kSize = sizeof(T);
   for (uint32_t mask = 1; mask < 32; mask *= 2) x += shuffle_xor(x, mask);
   sync_threads();  // the words of the sum before have been read
-  if (thread_index() % 32 == 0) shared_store<T>(words + thread_index() / 32 * 4, x);
+  if (thread_index() % 32 == 0) shared_store<T>(words + thread_index() / 32 * kSize, x);
   sync_threads();
   T sum = 0;
-  for (uint32_t w = 0; w < kRouteWarps; ++w) sum += shared_load<T>(words + w * 4);
+  for (uint32_t w = 0; w < kRouteWarps; ++w) sum += shared_load<T>(words + w * kSize);
   return sum;
 }
 SLA2_DEVICE float block_max(float x, uint32_t words) {

@@ -10,6 +10,17 @@ struct Pair {
   float x, y;
 };
 
+/// The query block of this block of threads; probed ones are the middles of as many stretches (attention/outputs.cpp).
+SLA2_DEVICE int32_t query_block(const AttendParams& p) {
+  const auto n = static_cast<int32_t>(block_x());
+  if (p.probes == 0) return n;
+  return static_cast<int32_t>((2 * static_cast<int64_t>(n) + 1) * p.query_blocks / (2 * static_cast<int64_t>(p.probes)));
+}
+/// Its row in lists and everything that has one number for each query block.
+SLA2_DEVICE int64_t query_block_row(const AttendParams& p) {
+  return static_cast<int64_t>(block_y()) * p.query_blocks + query_block(p);
+}
+
 SLA2_DEVICE int64_t row_at(const Rows& rows, int64_t head, int64_t token) {
   return head / rows.heads * rows.stride_batch + head % rows.heads * rows.stride_head + token * rows.stride_token;
 }

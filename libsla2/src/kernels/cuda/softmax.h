@@ -26,15 +26,17 @@ struct SoftmaxBranch {
     l[0] = l[1] = 0;
   }
 
-  static SLA2_DEVICE void copy_values(const TileWalk& walk, uint32_t to, const unsigned char* tiles, int32_t step) {
+  template <typename Walk>
+  static SLA2_DEVICE void copy_values(const Walk& walk, uint32_t to, const unsigned char* tiles, int32_t step) {
     if constexpr (kFp8)
-      walk.copy_values8<kWidth>(to, tiles, step);
+      walk.template copy_values8<kWidth>(to, tiles, step);
     else
-      walk.copy<kWidth * 2>(to, tiles, step);
+      walk.template copy<kWidth * 2>(to, tiles, step);
   }
 
   /// s = q · kᵀ of one tile, times `scale` and what int8 numbers stand for.
-  SLA2_DEVICE void score(const Queries<kWidth, kProducts>& q, uint32_t tile, float scale, const TileWalk& walk, int32_t step_now) {
+  template <typename Walk>
+  SLA2_DEVICE void score(const Queries<kWidth, kProducts>& q, uint32_t tile, float scale, const Walk& walk, int32_t step_now) {
     using Sum = std::conditional_t<kProducts == Products::kBf16, float, int32_t>;
     const float of_tile = q.kInt8 && !walk.gathers() ? scale * walk.key_scale(step_now, 0) : scale;
 #pragma unroll
@@ -78,21 +80,17 @@ struct SoftmaxBranch {
       }
   }
 
-  /// Mean keys of tile `tile`: each counts as often as its block has keys, those of kept blocks not at all.
-  SLA2_DEVICE void weigh_means(const AttendParams& p, int32_t tile) {
+  /// Adds what place_bias left for each column; −∞ takes a column out, also where its score was NaN.
+  SLA2_DEVICE void add_bias(uint32_t at) {
     const uint32_t t = thread_index() % 4;
-    const int32_t words = (p.key_blocks + 31) / 32;
-    const uint32_t* const bits = p.kept_bits + query_block_row(p) * words;
 #pragma unroll
-    for (int n = 0; n < kTileKeys / 8; ++n)
+    for (uint32_t n = 0; n < kTileKeys / 8; ++n)
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const auto j = static_cast<int32_t>(tile * kTileKeys + n * 8 + 2 * t + i);
-        const bool inside = j < p.key_blocks && (bits[j / 32] >> static_cast<uint32_t>(j % 32) & 1U) == 0;
-        const int64_t left = p.key_tokens - static_cast<int64_t>(j) * p.block_k;
-        const float add = inside ? log2_of(static_cast<float>(left < p.block_k ? left : p.block_k)) : 0.0F;
-        s[n][i] = inside ? s[n][i] + add : -infinity();
-        s[n][i + 2] = inside ? s[n][i + 2] + add : -infinity();
+      for (uint32_t i = 0; i < 2; ++i) {
+        const auto bias = shared_load<float>(at + (n * 8 + 2 * t + i) * 4);
+        const bool out = bias == -infinity();
+        s[n][i] = out ? bias : s[n][i] + bias;
+        s[n][i + 2] = out ? bias : s[n][i + 2] + bias;
       }
   }
 

@@ -33,12 +33,15 @@ struct State {
     }
   };
 
-  /// sum += φᵀ·V of one stage; warp_row: which 16 channels of φ.
-  SLA2_DEVICE void add_stage(uint32_t stage, uint32_t warp_row) {
+  /// sum += φᵀ·V of one stage; warp_row: which 16 channels of φ. weights: of each 16 keys, or null.
+  SLA2_DEVICE void add_stage(uint32_t stage, uint32_t warp_row, const float* weights) {
 #pragma unroll
     for (uint32_t key = 0; key < kStreamKeys; key += 16) {
       uint32_t a[4];
       load_left_transposed<kStreamKeys, kRowBytes>(stage, key, warp_row * 2, a);
+      if (weights != nullptr)
+        for (uint32_t& two : a)
+          two = pack_bf16(from_bf16(two & 0xFFFFU) * weights[key / 16], bits_to_float(two & 0xFFFF0000U) * weights[key / 16]);
 #pragma unroll
       for (uint32_t column = 0; column < kWidth / 16; ++column) {
         uint32_t b[4];
@@ -49,17 +52,20 @@ struct State {
     }
   }
 
-  /// Adds `steps` stages; fill(stage) starts the copies of the next one. All threads of the block take part; `active`: whether
-  /// this warp has rows. Ends with every stage read and no copy under way.
-  template <typename Fill>
+  /// Adds `steps` stages; fill(stage) starts the copies of the next one; with kWeighted it has weights for it. All threads of the
+  /// block take part; `active`: whether this warp has rows. Ends with every stage read and no copy under way.
+  template <bool kWeighted = false, typename Fill>
   SLA2_DEVICE void add(uint32_t stream, uint32_t steps, bool active, uint32_t warp_row, Fill& fill) {
     for (uint32_t step = 0; step <= steps; ++step) {
+      if constexpr (kWeighted) fill.pass();
       if (step < steps) fill(stream + step % 2 * 2 * kHalf);
       copy_async_commit();
       if (step == 0) continue;
       copy_async_wait<1>();
       sync_threads();
-      if (active) add_stage(stream + (step - 1) % 2 * 2 * kHalf, warp_row);
+      const float* weights = nullptr;
+      if constexpr (kWeighted) weights = fill.before;
+      if (active) add_stage(stream + (step - 1) % 2 * 2 * kHalf, warp_row, weights);
       sync_threads();
     }
     copy_async_wait<0>();

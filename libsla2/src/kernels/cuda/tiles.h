@@ -25,9 +25,10 @@ constexpr int key_bytes(Products products) { return products == Products::kBf16 
 constexpr int value_bytes(Products products) { return products == Products::kInt8Fp8 ? 1 : 2; }
 
 /// Shared memory of sla2_attend: scratch | H [W][W] bf16 with a linear branch | one key tile | one value tile. Before and after
-/// the walk over tiles queries pass through the place of the two: 16 rows per warp, φ(Q) in panels of 128 bytes.
+/// the walk over tiles queries pass through the place of the two: 16 rows per warp, φ(Q) in panels of 128 bytes. Biases of a
+/// tile's columns stand in the scratch, which only a linear branch needs; beside it, behind all.
 struct AttendMap {
-  uint32_t state, keys, values, bytes;
+  uint32_t state, keys, values, bias, bytes;
 };
 constexpr AttendMap attend_map(int width, Products products, bool linear) {
   const auto w = static_cast<uint32_t>(width);
@@ -40,6 +41,7 @@ constexpr AttendMap attend_map(int width, Products products, bool linear) {
   const uint32_t features = map.keys + (linear ? kMaxQueries * 128 : 0);
   if (map.bytes < queries) map.bytes = queries;
   if (map.bytes < features) map.bytes = features;
+  if (linear && products == Products::kBf16) map.bias = map.bytes, map.bytes += kTileKeys * 4;  // soft masks: never in 8 bits
   return map;
 }
 /// Two stages of φ(K) and V, kStreamKeys each, bf16.
@@ -52,8 +54,8 @@ constexpr uint32_t pack_bytes(int block_k, int width) { return static_cast<uint3
 struct RouteMap {
   uint32_t places, scores, query, other, words, extra, bytes;
 };
-/// places: T_n, or where scores are ranked the power of two above. extra: a mark of 2 bytes per block of a given list, or fp64 per
-/// row of the query block where its likeness is asked for.
+/// places: T_n, or where scores are ranked the power of two above. extra: a mark of 2 bytes per block of a given list, or fp64
+/// per row of the query block where its likeness is asked for.
 constexpr RouteMap route_map(int places, int dim, int extra_bytes) {
   RouteMap map{};
   const auto d = static_cast<uint32_t>(dim);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which key blocks a query block reads, and how their tiles come into shared memory. Blocks of 64 keys or more are whole tiles;
-// smaller ones lie several to a tile and are gathered: a block's rows keep their place modulo 8 and with it the exchange of chunks.
+// smaller ones lie several to a tile and are gathered: a block's rows keep their place modulo 8 and with it the exchange of
+// chunks.
 #pragma once
 #include "kernels/cuda/fragments.h"
-#include "kernels/cuda/params.h"
+#include "kernels/cuda/rows.h"
 
 namespace sla2::cuda {
 
@@ -13,10 +14,6 @@ struct ListedBlocks {
   int32_t count, all;
   [[nodiscard]] SLA2_DEVICE int32_t at(int32_t i) const { return list == nullptr ? i : list[i]; }
 };
-
-SLA2_DEVICE int64_t query_block_row(const AttendParams& p) {
-  return static_cast<int64_t>(block_y()) * p.query_blocks + block_x();
-}
 
 SLA2_DEVICE ListedBlocks kept_blocks(const AttendParams& p) {
   if (p.join == kJoinLinear) return {nullptr, 0, p.key_blocks};
@@ -78,15 +75,20 @@ SLA2_DEVICE void copy_transposed(uint32_t to, uint32_t key, const unsigned char*
   }
 }
 
-/// The softmax branch's tiles in order: those of the kept blocks, then those of mean keys.
+/// The softmax branch's tiles in order: those of the kept blocks, then those of mean keys where there may be any.
+template <bool kMeans>
 struct TileWalk {
   const AttendParams& p;
   ListedBlocks kept;
-  int64_t key_head;
-  int32_t listed, steps;  ///< tiles of kept blocks; all
+  int32_t key_head, listed;  ///< listed: tiles of kept blocks
 
+  SLA2_DEVICE TileWalk(const AttendParams& params, int64_t head)
+      : p(params), kept(kept_blocks(params)), key_head(static_cast<int32_t>(head)) {
+    listed = gathers() ? (kept.count + p.blocks_per_tile - 1) / p.blocks_per_tile : kept.count * p.tiles_per_block;
+  }
+  [[nodiscard]] SLA2_DEVICE int32_t steps() const { return kMeans ? listed + p.mean_tiles : listed; }
   [[nodiscard]] SLA2_DEVICE bool gathers() const { return p.blocks_per_tile > 1; }
-  [[nodiscard]] SLA2_DEVICE bool is_mean(int32_t step) const { return step >= listed; }
+  [[nodiscard]] SLA2_DEVICE bool is_mean(int32_t step) const { return kMeans && step >= listed; }
   /// Of a step that is one whole tile: its number in the head.
   [[nodiscard]] SLA2_DEVICE int64_t tile(int32_t step) const {
     if (is_mean(step)) return p.key_tiles + step - listed;
@@ -102,7 +104,7 @@ struct TileWalk {
   }
   /// int8: the step of the keys in columns 16 · n …
   [[nodiscard]] SLA2_DEVICE float key_scale(int32_t step, uint32_t n) const {
-    const float* const scales = p.key_scale + key_head * p.scales;
+    const float* const scales = p.key_scale + static_cast<int64_t>(key_head) * p.scales;
     if (is_mean(step)) return scales[p.key_blocks + step - listed];
     if (!gathers()) return scales[kept.at(step / p.tiles_per_block)];
     const int32_t place = step * p.blocks_per_tile + static_cast<int32_t>(n) * 16 / p.block_k;
@@ -135,12 +137,5 @@ struct TileWalk {
     }
   }
 };
-
-SLA2_DEVICE TileWalk tile_walk(const AttendParams& p, int64_t key_head) {
-  const ListedBlocks kept = kept_blocks(p);
-  const int32_t listed = p.blocks_per_tile > 1 ? (kept.count + p.blocks_per_tile - 1) / p.blocks_per_tile
-                                               : kept.count * p.tiles_per_block;
-  return {p, kept, key_head, listed, listed + p.mean_tiles};
-}
 
 }  // namespace sla2::cuda
