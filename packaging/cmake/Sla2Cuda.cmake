@@ -36,8 +36,15 @@ function(sla2_embed_cuda_modules variable)
   foreach(source IN LISTS CUDA_KERNEL_SOURCES)
     get_filename_component(name ${source} NAME_WE)
     set(binary ${folder}/${name}.fatbin)
+    set(its_code ${code})
+    if(name MATCHES "^hopper_")  # wgmma is in the architecture's own target, and in no PTX for others
+      if(NOT 90 IN_LIST SLA2_CUDA_ARCHITECTURES)
+        continue()
+      endif()
+      set(its_code -gencode arch=compute_90a,code=sm_90a)
+    endif()
     add_custom_command(OUTPUT ${binary} DEPENDS ${cuda}/${source} ${headers}
-      COMMAND ${SLA2_NVCC} -fatbin -std=c++20 -O3 --expt-relaxed-constexpr -Xptxas -v -I${PROJECT_SOURCE_DIR}/libsla2/src ${code}
+      COMMAND ${SLA2_NVCC} -fatbin -std=c++20 -O3 --expt-relaxed-constexpr -Xptxas -v -I${PROJECT_SOURCE_DIR}/libsla2/src ${its_code}
               -o ${binary} ${cuda}/${source} > ${folder}/${name}.ptxas 2>&1
       COMMENT "CUDA module ${name}; what nvcc says goes to ${folder}/${name}.ptxas" VERBATIM)
     list(APPEND binaries ${binary})

@@ -226,22 +226,23 @@ GradientSubject::Result GradientSubject::run(const Target& target, int threads, 
     Guarded workspace(plan->backward_workspace_bytes(), poison);
     attention::Backward call;
     const DType dtype = dtype_of(c.dtype);
+    Mirror mirror(target.gpu.get());
     const auto operand = [&](std::optional<Guarded>& x, const Place& at) {
-      return attention::Operand{x->data() + static_cast<size_t>(at.offset) * m.element, dtype, at.batch, at.head, at.token};
+      return attention::Operand{x->in(mirror, static_cast<size_t>(at.offset) * m.element), dtype, at.batch, at.head, at.token};
     };
+    const auto seen = [&](auto& x) { return x.empty() ? nullptr : mirror.at(x.data(), x.data(), x.size() * sizeof x[0]); };
     call.q = operand(m.q, m.at_q), call.k = operand(m.k, m.at_k), call.v = operand(m.v, m.at_k);
     call.d_out = operand(m.d_o, m.at_q);
     if (given) {
-      call.out = {m.out.data(), DType::kF32, c.heads * p.queries * p.dim, p.queries * p.dim, p.dim};
-      call.lse = m.lse.data();
+      call.out = {seen(m.out), DType::kF32, c.heads * p.queries * p.dim, p.queries * p.dim, p.dim};
+      call.lse = seen(m.lse);
     }
-    const auto or_null = [](const std::vector<float>& x) { return x.empty() ? nullptr : x.data(); };
-    call.parameters.router_q = or_null(m.w_q), call.parameters.router_k = or_null(m.w_k);
+    call.parameters.router_q = seen(m.w_q), call.parameters.router_k = seen(m.w_k);
     call.parameters.router_heads = m.router_heads;
-    call.parameters.mix = or_null(m.mix);
-    call.parameters.proj = or_null(m.proj), call.parameters.proj_bias = or_null(m.proj_bias);
+    call.parameters.mix = seen(m.mix);
+    call.parameters.proj = seen(m.proj), call.parameters.proj_bias = seen(m.proj_bias);
     if (m.gate) call.parameters.gate = operand(m.gate, m.at_q);
-    const attention::BlockList list{m.index.data(), m.count.data(), p.key_blocks()};
+    const attention::BlockList list{seen(m.index), seen(m.count), p.key_blocks()};
     call.list = &list;
 
     std::vector<std::optional<Guarded>> targets(m.truth.size());
@@ -252,9 +253,9 @@ GradientSubject::Result GradientSubject::run(const Target& target, int threads, 
       const Place& at = rows ? m.at_q : m.at_k;
       const size_t bytes = rows || key_rows ? static_cast<size_t>(at.total) * m.element : x.values.size() * sizeof(float);
       targets[i].emplace(bytes, kCanary);
-      const attention::MutableOperand tensor{targets[i]->data() + static_cast<size_t>(at.offset) * m.element, dtype, at.batch,
+      const attention::MutableOperand tensor{targets[i]->in(mirror, static_cast<size_t>(at.offset) * m.element), dtype, at.batch,
                                              at.head, at.token};
-      auto* const numbers = reinterpret_cast<float*>(targets[i]->data());
+      auto* const numbers = reinterpret_cast<float*>(targets[i]->in(mirror));
       if (x.name == "dQ") g.q = tensor;
       if (x.name == "dK") g.k = tensor;
       if (x.name == "dV") g.v = tensor;
@@ -265,7 +266,8 @@ GradientSubject::Result GradientSubject::run(const Target& target, int threads, 
       if (x.name == "dProj") g.proj = numbers;
       if (x.name == "dProj_bias") g.proj_bias = numbers;
     }
-    plan->backward(call, workspace.data());
+    plan->backward(call, workspace.in(mirror));
+    mirror.fetch();
 
     if (!workspace.intact()) result.text = "wrote outside the workspace";
     for (size_t i = 0; i < m.truth.size(); ++i) {

@@ -39,13 +39,14 @@ std::vector<Target> read_targets(const std::string& word, std::string& note) {
     if (word != "emulated") std::erase_if(gpus, [&](const Target& target) { return target.name != word; });
     if (!gpus.empty()) return gpus;
   }
+  if (std::shared_ptr<TestGpu> gpu = gpu_called(word)) return {{word, Isa::kScalar, std::move(gpu)}};
   const std::vector<Target> here = kernels_here(note);
   if (word == "all") return here;
   if (word == "best") return {here.back()};
   for (const Target& target : here)
     if (target.name == word) return {target};
-  throw std::runtime_error(
-      fmt::format("--isa: expected all, best, emulated or one with kernels of its own on this CPU, got '{}'\n{}", word, note));
+  throw std::runtime_error(fmt::format(
+      "--isa: expected all, best, emulated, gpu, gpu:N or one with kernels of its own on this CPU, got '{}'\n{}", word, note));
 }
 
 void write_file(const std::string& path, const std::string& text) {
@@ -134,7 +135,9 @@ int main(int argc, char** argv) {
       ->expected(1)
       ->allow_extra_args(false);
   app.add_option("--isa", o.isa,
-                 "all, best, scalar, avx2, avx512 or avx512_bf16; or the CUDA kernels: emulated, emulated_sm80, emulated_sm89")
+                 "all, best, scalar, avx2, avx512 or avx512_bf16; or the CUDA kernels: gpu or gpu:N on that GPU, emulated, "
+                 "emulated_sm80, "
+                 "emulated_sm89, far:80 (emulated, with memory of its own)")
       ->capture_default_str();
   app.add_option("--threads", o.threads, "thread counts whose bits must agree (1,2,3,7); the first one times")->delimiter(',');
   app.add_flag("--list", o.list, "print the cases and stop");

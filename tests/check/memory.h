@@ -6,6 +6,7 @@
 
 #include "attention/attention.h"
 #include "case.h"
+#include "gpu.h"
 
 namespace sla2::check {
 
@@ -34,6 +35,10 @@ class Guarded {
   }
   [[nodiscard]] std::byte* data() { return block_.data() + kGuard; }
   [[nodiscard]] size_t size() const { return size_; }
+  /// Where a call finds `data()` + offset; its guards travel with it.
+  [[nodiscard]] std::byte* in(Mirror& mirror, size_t offset = 0) {
+    return mirror.at(data() + offset, block_.data(), block_.size());
+  }
   [[nodiscard]] bool intact() const {
     const auto whole = [](const std::byte* at) {
       return std::all_of(at, at + kGuard, [](std::byte b) { return b == std::byte{kCanary}; });

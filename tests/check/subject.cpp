@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cstring>
 
-#include "cuda_emulator/kernels_table.h"
 #include "kernels/attention_ops.h"
 #include "memory.h"
 
@@ -81,6 +80,10 @@ struct Subject::Outputs {
     list = {reinterpret_cast<int32_t*>(index.data()), reinterpret_cast<int32_t*>(count.data()), capacity};
     probe.fraction = 1;
   }
+  /// Where the call finds the list.
+  [[nodiscard]] attention::BlockList in(Mirror& mirror) {
+    return {reinterpret_cast<int32_t*>(index.in(mirror)), reinterpret_cast<int32_t*>(count.in(mirror)), list.capacity};
+  }
   [[nodiscard]] bool intact() const { return lse.intact() && index.intact() && count.intact(); }
   [[nodiscard]] std::vector<std::vector<int32_t>> rows() const {
     std::vector<std::vector<int32_t>> result;
@@ -104,7 +107,7 @@ struct Subject::Memory {
   std::vector<float> router_q, router_k, mix, proj, proj_bias;
   std::vector<int32_t> given_index, given_count;
   std::vector<uint8_t> given_mask;
-  attention::BlockList given;
+  attention::BlockList given, given_seen;               ///< here, and where the call finds it
   std::vector<std::byte> before_q, before_k, before_v;  ///< what q, k, v held
   Place at_q, at_k, at_v, at_out, at_gate;
   std::vector<float> bias;
@@ -175,14 +178,14 @@ void Subject::fill_given(const Case& c, const std::vector<Head>& heads, Memory& 
   m.given = {m.given_index.data(), m.given_count.data(), capacity};
 }
 
-attention::Forward Subject::request() {
+attention::Forward Subject::request(Mirror& mirror) {
   Memory& m = *memory_;
   const Case& c = case_;
   const auto operand = [&](std::optional<Guarded>& x, const Place& at) {
-    return attention::Operand{(x ? *x : *m.q).data() + static_cast<size_t>(at.offset) * m.element, dtype_of(c.dtype), at.batch,
+    return attention::Operand{(x ? *x : *m.q).in(mirror, static_cast<size_t>(at.offset) * m.element), dtype_of(c.dtype), at.batch,
                               at.head, at.token};
   };
-  const auto data = [](const std::vector<float>& x) { return x.empty() ? nullptr : x.data(); };
+  const auto data = [&](auto& x) { return x.empty() ? nullptr : mirror.at(x.data(), x.data(), x.size() * sizeof x[0]); };
   attention::Forward in;
   in.q = operand(m.q, m.at_q), in.k = operand(m.k, m.at_k), in.v = operand(m.v, m.at_v);
   in.key_bias = data(m.bias);
@@ -192,10 +195,11 @@ attention::Forward Subject::request() {
   p.mix = data(m.mix), p.proj = data(m.proj), p.proj_bias = data(m.proj_bias);
   if (m.gate) p.gate = operand(m.gate, m.at_gate);
   if (!m.given_count.empty()) {
+    m.given_seen = {data(m.given_index), data(m.given_count), m.given.capacity};
     if (c.seed % 2 == 1)
-      in.given = &m.given;
+      in.given = &m.given_seen;
     else
-      in.given_mask = m.given_mask.data();
+      in.given_mask = data(m.given_mask);
   }
   return in;
 }
@@ -232,15 +236,26 @@ Run Subject::run(const Target& target, int threads, unsigned char poison, bool e
     for (int64_t i = 0; i < rows; ++i) std::memset(row(i), kNan, row_bytes);
     const int64_t list_rows = c.batch * c.heads * plan->query_blocks();
     Outputs beside(rows, list_rows, plan->max_kept() + 3), routed(0, list_rows, plan->max_kept() + 3);
-    attention::Forward in = request();
-    in.out = {out.data(), dtype_of(c.dtype), m.at_out.batch, m.at_out.head, m.at_out.token};
-    if (extras) in.lse = reinterpret_cast<float*>(beside.lse.data());
-    if (extras) in.list = &beside.list;
+    Mirror mirror(target.gpu.get());
+    attention::Forward in = request(mirror);
+    in.out = {out.in(mirror), dtype_of(c.dtype), m.at_out.batch, m.at_out.head, m.at_out.token};
+    attention::BlockList beside_seen = beside.in(mirror), routed_seen = routed.in(mirror);
+    if (extras) in.lse = reinterpret_cast<float*>(beside.lse.in(mirror));
+    if (extras) in.list = &beside_seen;
     if (extras && is_probed(c, target)) in.probe = &beside.probe;
+    std::byte* const scratch = workspace.in(mirror);
     const auto start = std::chrono::steady_clock::now();
-    plan->forward(in, workspace.data());
+    plan->forward(in, scratch);
+    if (target.gpu) target.gpu->wait(nullptr);
     result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     result.stats = plan->stats();
+    std::optional<Guarded> other;
+    if (extras) {
+      other.emplace(plan->workspace_bytes(), poison);
+      in.list = &routed_seen;
+      plan->route(in, other->in(mirror));
+    }
+    mirror.fetch();
     for (int64_t i = 0; i < rows; ++i) {
       result.bits.insert(result.bits.end(), row(i), row(i) + row_bytes);
       std::memset(row(i), kCanary, row_bytes);  // what is left must be canaries
@@ -250,16 +265,14 @@ Run Subject::run(const Target& target, int threads, unsigned char poison, bool e
       return !x || (x->intact() && std::memcmp(x->data(), before.data(), before.size()) == 0);
     };
     if (extras) {
-      result.lse.assign(in.lse, in.lse + rows);
+      const float* const lse = reinterpret_cast<const float*>(beside.lse.data());
+      result.lse.assign(lse, lse + rows);
       result.probe = beside.probe;
       if (!beside.intact()) result.text = "wrote outside the list or the log-sum-exps";
     }
     if (extras) {
       result.kept = beside.rows();
-      in.list = &routed.list;
-      Guarded other(plan->workspace_bytes(), poison);
-      plan->route(in, other.data());
-      if (!other.intact() || !routed.intact()) result.text = "route wrote outside its list or workspace";
+      if (!other->intact() || !routed.intact()) result.text = "route wrote outside its list or workspace";
       if (routed.rows() != result.kept) result.text = "route keeps other blocks than forward";
     }
     if (!workspace.intact()) result.text = "wrote outside the workspace";
@@ -286,10 +299,7 @@ std::vector<double> Subject::time(const Target& target, int threads, int repeats
 }
 
 std::vector<Target> emulated_gpus() {
-  // Shared memory a block may have: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
-  constexpr uint32_t kAmpere = 163 * 1024, kAda = 99 * 1024;
-  return {{"emulated_sm80", Isa::kScalar, std::make_shared<emulator::EmulatedGpu>(80, kAmpere)},
-          {"emulated_sm89", Isa::kScalar, std::make_shared<emulator::EmulatedGpu>(89, kAda)}};
+  return {{"emulated_sm80", Isa::kScalar, emulated_gpu(80)}, {"emulated_sm89", Isa::kScalar, emulated_gpu(89)}};
 }
 
 std::vector<Target> kernels_here(std::string& note) {

@@ -5,18 +5,15 @@
 
 #include "attention/attention.h"
 #include "case.h"
-
-namespace sla2::emulator {
-class EmulatedGpu;
-}
+#include "gpu.h"
 
 namespace sla2::check {
 
-/// Who runs a case: kernels of an instruction set, or those of a GPU under the emulator (`gpu` set).
+/// Who runs a case: kernels of an instruction set, or those of a GPU (`gpu` set).
 struct Target {
   std::string name;
   Isa isa = Isa::kScalar;
-  std::shared_ptr<emulator::EmulatedGpu> gpu;
+  std::shared_ptr<TestGpu> gpu;
 };
 
 /// One call: its bits, or the library's refusal.
@@ -51,8 +48,8 @@ class Subject {
   /// Only make a plan: its refusal, or not.
   [[nodiscard]] static Run create(const Case& c, const Target& target);
   /// poison: what every workspace byte holds before. text is set if a guard was hit, a gap written, an input changed, or route()
-  /// keeps other blocks than forward(). extras: ask for lists, log-sum-exps and the probe as well. On a GPU `threads` is the seed
-  /// of the order in which its threads run.
+  /// keeps other blocks than forward(). extras: ask for lists, log-sum-exps and the probe as well. Under the emulator `threads`
+  /// is the seed of the order in which the GPU's threads run.
   [[nodiscard]] Run run(const Target& target, int threads, unsigned char poison, bool extras = true);
   /// Seconds of each of `repeats` calls after one to warm up.
   [[nodiscard]] std::vector<double> time(const Target& target, int threads, int repeats);
@@ -61,7 +58,7 @@ class Subject {
   struct Memory;
   struct Outputs;
   static void fill_given(const Case& c, const std::vector<Head>& heads, Memory& m);
-  [[nodiscard]] attention::Forward request();
+  [[nodiscard]] attention::Forward request(Mirror& mirror);
   const Case& case_;
   std::unique_ptr<Memory> memory_;
 };

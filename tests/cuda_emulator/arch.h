@@ -41,6 +41,7 @@ void shared_store(uint32_t at, T value) {
 
 inline void sync_threads() { here().barrier(0, thread_count()); }
 inline void sync_warp() { here().sync_warp(); }
+inline void sync_some(uint32_t id, uint32_t threads) { here().barrier(id, threads); }
 
 template <typename T>
 T shuffle_xor(T value, uint32_t mask) {

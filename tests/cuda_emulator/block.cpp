@@ -32,6 +32,10 @@ std::string Block::run(const BlockLaunch& launch) {
   warps_.assign(launch.threads / kLanes, Warp{});
   for (size_t w = 0; w < warps_.size(); ++w) warps_[w].known.fill(0), warps_[w].known[w] = 1;
   for (Barrier& barrier : barriers_) barrier = {};
+  arrivals_.clear();
+  groups_ = std::vector<Group>(warps_.size());
+  meetings_ = std::vector<Meeting>(warps_.size() / 4 + 1);
+  engine_clock_ = 1;
   ready_.clear();
   for (uint32_t t = 0; t < launch.threads; ++t) {
     threads_[t].block = this;
@@ -61,6 +65,13 @@ void Block::enter(void* thread) {
   Thread& mine = self.threads_[self.running_];
   if (!mine.open.empty() || !mine.groups.empty())
     self.stop(fmt::format("missing wait: thread {} ends while its asynchronous copies are under way", self.running_));
+  const Group& group = self.groups_[self.running_ / kLanes];
+  if (!group.open.empty() || !group.committed.empty())
+    self.stop(fmt::format("missing {}: thread {} ends while products of its warpgroup are under way",
+                          group.open.empty() ? "wait" : "commit", self.running_));
+  for (const auto& [at, x] : self.arrivals_)
+    if (self.live_ == 1 && !x.copies.empty())
+      self.stop(fmt::format("missing wait: the block ends while bulk copies to arrive at {} are under way", at));
   --self.live_;
   self.suspend();
 }
@@ -129,11 +140,11 @@ void Block::barrier(uint32_t id, uint32_t threads) {
     suspend();
     return;
   }
-  std::array<uint32_t, kMaxWarps> joined{};
+  Clocks joined{};
   for (const uint32_t w : barrier.warps) {
     ++warps_[w].known[w];  // what was before the barrier is below this clock
     ++warps_[w].step;
-    for (size_t i = 0; i < kMaxWarps; ++i) joined[i] = std::max(joined[i], warps_[w].known[i]);
+    for (size_t i = 0; i < kClocks; ++i) joined[i] = std::max(joined[i], warps_[w].known[i]);
   }
   for (const uint32_t w : barrier.warps) {
     warps_[w].known = joined;
@@ -171,6 +182,10 @@ std::string Block::deadlock() const {
   for (size_t b = 0; b < kBarriers; ++b)
     if (barriers_[b].arrived > 0)
       text += fmt::format(" barrier {}: {} of {} threads have come;", b, barriers_[b].arrived, barriers_[b].threads);
+  for (const auto& [at, x] : arrivals_)
+    if (!x.waiting.empty())
+      text += fmt::format(" arrivals at {}: {} threads wait in phase {}; {} of {} arrivals and {} bytes are missing;", at,
+                          x.waiting.size(), x.phase, x.pending, x.count, x.bytes);
   return text;
 }
 

@@ -5,6 +5,8 @@
 #pragma once
 #include <cstddef>
 #include <deque>
+#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -49,7 +51,67 @@ class Block {
   [[nodiscard]] unsigned char* shared(uint32_t at) { return shared_.at(at); }
   [[noreturn]] void stop(std::string why);  ///< ends the block
 
+  // Hopper's asynchronous machinery; block_async.cpp.
+  void arrivals_init(uint32_t at, uint32_t count);
+  void arrive(uint32_t at, uint32_t announced_bytes);
+  void await_phase(uint32_t at, uint32_t parity);
+  void copy_bulk(uint32_t to, const void* from, uint32_t bytes, uint32_t arrivals);
+  void fence_engines() { shared_.fence(running_); }
+  /// Products of warpgroups. They run, each warp's 16 rows by themselves, when somebody waits for their group; until then what
+  /// they sum to holds NaN, and operands are read as they are at the wait.
+  struct GroupProduct {
+    const char* name;
+    void (*run)(const GroupProduct& product, uint32_t (*sums)[64]);  ///< sums [lane][word]
+    const uint32_t* a[kLanes];
+    uint64_t a_address, b_address;
+    uint32_t words;  ///< of sums, in a lane
+    bool add;
+    uint32_t warp_row;  ///< warp's number in its warpgroup
+  };
+  struct GroupLane {
+    uint32_t* sums;
+    GroupProduct product;  ///< of the first lane: for all
+  };
+  void group_product(GroupLane& mine);
+  void group_fence();
+  void group_commit();
+  void group_wait(uint32_t groups_left);
+  void check_engine_read(uint32_t at, uint32_t bytes) { stop_if(shared_.read_by_engine(at, bytes, accessor())); }
+
  private:
+  struct Sums {  ///< what a lane's registers held and will hold; a row per lane
+    uint32_t* registers[kLanes];
+    uint32_t values[kLanes][64];
+    uint32_t words, under_way;
+  };
+  struct Queued {
+    GroupProduct product;
+    Sums* sums;
+  };
+  struct Group {  ///< of one warp
+    bool fenced = false;
+    std::vector<Queued> open;
+    std::deque<std::vector<Queued>> committed;
+    std::map<const void*, std::unique_ptr<Sums>> sums;
+    uint64_t issued = 0;
+  };
+  struct Arrivals {
+    uint32_t count = 0, pending = 0, phase = 0;
+    int64_t bytes = 0;                                                          ///< announced and not there
+    std::vector<std::pair<uint32_t, std::pair<const void*, uint32_t>>> copies;  ///< to, from, bytes
+    std::vector<uint32_t> waiting;                                              ///< threads
+    Clocks joined{}, over{};                                                    ///< of this phase so far; of the last one
+  };
+  struct Meeting {  ///< of the four warps of a warpgroup; orders nothing
+    std::vector<uint32_t> warps;
+    uint64_t issued = 0;
+  };
+  Arrivals& arrivals(uint32_t at, const char* what);
+  void finish_phase(Arrivals& x);
+  void wake(Arrivals& x);
+  void meet_group(const char* what);
+  static void run_queued(Block& block, Group& group, std::vector<Queued>& products);
+
   struct Copy {
     uint32_t to, bytes;
     const void* from;
@@ -67,7 +129,7 @@ class Block {
     void* operands[kLanes] = {};
     bool present[kLanes] = {};
     uint32_t step = 1;  ///< counts sync_warp
-    std::array<uint32_t, kMaxWarps> known{};
+    Clocks known{};
   };
   struct Barrier {
     uint32_t threads = 0, arrived = 0;
@@ -96,6 +158,10 @@ class Block {
   uint64_t random_ = 1;
   void* scheduler_ = nullptr;
   std::string error_;
+  std::map<uint32_t, Arrivals> arrivals_;
+  std::vector<Group> groups_;      ///< of each warp
+  std::vector<Meeting> meetings_;  ///< of each warpgroup
+  uint32_t engine_clock_ = 1;
 };
 
 }  // namespace sla2::emulator

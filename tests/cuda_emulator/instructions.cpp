@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "block.h"
+#include "group_products.h"
 
 namespace sla2::emulator {
 namespace {
@@ -107,6 +108,7 @@ void gather(void* const* lanes) {
 }  // namespace
 
 void set_short_sums(ShortSums sums) { short_sums = sums; }
+float short_sum(double sum) { return E4m3::result(sum); }
 
 void load_matrices(uint32_t at, uint32_t (&r)[4], bool transposed) {
   Block::current().check_read(at, 16);

@@ -21,6 +21,8 @@ TABLE = Path(__file__).with_name("registers.txt")
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\w+)'")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
+# What ptxas says where it could not leave wgmma products under way.
+SERIALIZED = re.compile(r"wgmma.* serialized .*in the function '(\w+)'")
 
 
 class Use(NamedTuple):
@@ -45,6 +47,12 @@ def read_logs(tree: Path) -> Uses:
             elif (match := USED.search(line)) and entry:
                 found[entry] = Use(int(match[1]), frame[0], frame[1] + frame[2])
     return found
+
+
+def read_serialized(tree: Path) -> list[str]:
+    """Kernels whose asynchronous products ptxas runs one after the other."""
+    logs = sorted((tree / "generated" / "cuda").glob("*.ptxas"))
+    return [kernel for log in logs for kernel in SERIALIZED.findall(log.read_text(encoding="utf-8"))]
 
 
 def read_table(path: Path = TABLE) -> tuple[str, Uses]:
@@ -106,6 +114,7 @@ def main() -> int:
         )
         return 0
     wrong = complaints(built, compiler, *read_table())
+    wrong += [f"{kernel}: ptxas serializes its wgmma products" for kernel in read_serialized(args.tree)]
     print("\n".join(wrong) or f"{len(built)} kernels are as in the table")
     return 1 if wrong else 0
 

@@ -11,6 +11,7 @@ namespace sla2::emulator {
 void SharedMemory::reset(uint32_t bytes) {
   bytes_.assign(bytes, kPoison);
   words_.assign((bytes + kWord - 1) / kWord, Word{});
+  fences_.fill(0);
 }
 
 std::string SharedMemory::outside(const char* what, uint32_t at, uint32_t bytes) const {
@@ -63,6 +64,19 @@ std::string SharedMemory::write(uint32_t at, uint32_t bytes, const Accessor& who
     word.writer = who.thread;
     word.write_clock = (*who.known)[mine];
     word.write_step = who.step;
+    word.fences = fences_[who.thread];
+  }
+  return wrong;
+}
+
+std::string SharedMemory::read_by_engine(uint32_t at, uint32_t bytes, const Accessor& who) {
+  std::string wrong = read(at, bytes, who);
+  for (uint32_t i = at / kWord; wrong.empty() && i <= (at + bytes - 1) / kWord; ++i) {
+    const Word& word = words_[i];
+    if (word.writer < kMaxWarps * kLanes && word.fences == fences_[word.writer])
+      return fmt::format(
+          "missing fence: a product of warpgroups reads shared byte {}, which thread {} stored and did not show_to_engines",
+          i * kWord, word.writer);
   }
   return wrong;
 }
@@ -82,6 +96,7 @@ void SharedMemory::finish_copy(uint32_t at, const void* from, uint32_t bytes, co
     words_[i].writer = who.thread;
     words_[i].write_clock = (*who.known)[who.thread / kLanes];
     words_[i].write_step = who.step;
+    if (who.thread < fences_.size()) words_[i].fences = fences_[who.thread];
   }
 }
 

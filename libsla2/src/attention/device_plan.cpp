@@ -36,6 +36,11 @@ class DevicePlan final : public Plan {
     const char* const products = shape_.fp8 ? "fp8" : shape_.int8 ? "int8" : "bf16";
     full_ = fmt::format("sla2_attend_{}_{}", products, shape_.width);
     attend_ = shape_.linear ? full_ + "_linear" : full_;
+    attend_threads_ = shape_.threads;
+    if (const std::optional<DeviceFamily> hopper = hopper_family(g, shape_, gpu.architecture())) {
+      attend_ = hopper->attend, full_ = hopper->full, attend_threads_ = hopper->threads;
+      shape_.shared_bytes = hopper->shared_bytes, shape_.probe_bytes = hopper->probe_bytes;
+    }
     prepare();
     backward_.emplace(gpu, g);
     stats_.mode_used = g.mode;
@@ -134,10 +139,10 @@ class DevicePlan final : public Plan {
     start("sla2_pack", g.key_blocks, g.key_heads, kThreads, pack_bytes(), pack_params(call));
     if (shape_.pooled) start("sla2_pack", shape_.mean_tiles, g.key_heads, kThreads, pack_bytes(), pack_means_params(call));
     if (shape_.linear) total(w);
-    start(attend_.c_str(), g.query_blocks, g.heads, shape_.threads, shape_.shared_bytes, attend_params(call));
+    start(attend_.c_str(), g.query_blocks, g.heads, attend_threads_, shape_.shared_bytes, attend_params(call));
     if (in.probe == nullptr) return tell(call, 0);
     const int64_t probes = std::max<int64_t>(1, std::llround(in.probe->fraction * static_cast<double>(g.query_blocks)));
-    start(full_.c_str(), probes, g.heads, shape_.threads, shape_.probe_bytes, probe_params(call, probes));
+    start(full_.c_str(), probes, g.heads, attend_threads_, shape_.probe_bytes, probe_params(call, probes));
     tell(call, probes);
     gpu_.wait(stream_);
     const double* const sums = told_->probe;
@@ -178,6 +183,7 @@ class DevicePlan final : public Plan {
   DeviceShape shape_;
   std::optional<DeviceBackward> backward_;  ///< made when the configuration has been found to run
   std::string attend_, full_;               ///< the kernel that runs; without a linear branch, for probes
+  uint32_t attend_threads_ = 0;
   uint64_t bytes_ = 0;
   void* stream_ = nullptr;
   cuda::Summary* told_ = nullptr;  ///< written by the GPU; null: the device has no such memory

@@ -2,6 +2,8 @@
 // Attention on a GPU: which configurations run there, where everything lies in the workspace, which kernels are started. Host
 // code only; whether a driver or the emulator is behind the launcher makes no difference.
 #pragma once
+#include <optional>
+
 #include "attention/geometry.h"
 #include "kernels/cuda/params.h"
 #include "kernels/cuda/tiles.h"
@@ -37,6 +39,17 @@ struct DeviceShape {
   bool coarse = false;      ///< router vsa: there may be a gated coarse branch
 };
 [[nodiscard]] DeviceShape device_shape(const Geometry& geometry);
+
+/// The attention kernels of a plan where another family than mma.sync has them: the one that runs, and full attention for probes.
+struct DeviceFamily {
+  std::string attend, full;
+  uint32_t threads, shared_bytes, probe_bytes;
+};
+/// The Hopper family (wgmma) takes, on compute capability 9.0, heads of 65 to 128 channels with query blocks of 128 and key
+/// blocks of 64 or more, in every mode but sla1 and pooled, without soft masks; SLA2_HOPPER=0 in the environment leaves them to
+/// mma.sync, for comparison.
+[[nodiscard]] bool hopper_takes(const Config& config, int architecture);
+[[nodiscard]] std::optional<DeviceFamily> hopper_family(const Geometry& geometry, const DeviceShape& shape, int architecture);
 
 /// Pointers into the workspace on the device; all of them for all heads.
 struct DeviceWorkspace {

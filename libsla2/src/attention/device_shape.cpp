@@ -35,8 +35,9 @@ const Refusal kRefused[] = {
      [](const Config& c, int) { return c.bits == 16 && c.products != DType::kBF16; },
      "products are fp32; tensor cores multiply bf16 or 8 bits: set products to bf16, or bits to 8"},
     {"the compute capability (x 10)", [](const Config&, int a) -> double { return a; },
-     [](const Config& c, int a) { return c.fp8_values && c.bits == 8 && !multiplies_e4m3(a); },
-     "fp8_values needs 89 or 120 (Hopper: with wgmma, not built yet): leave it at 0"},
+     [](const Config& c, int a) { return c.fp8_values && c.bits == 8 && !multiplies_e4m3(a) && !hopper_takes(c, a); },
+     "fp8_values needs 89, 120, or 90 with head_dim 65 to 128, block_q 128, block_k 64 or 128, modes sla1 and pooled apart: "
+     "leave it at 0"},
     {"head_dim", [](const Config& c, int) { return static_cast<double>(c.head_dim); },
      [](const Config& c, int) { return c.head_dim > kMostDim; }, "up to 128 is built: run on the CPU"},
     {"batch · heads", [](const Config& c, int) { return static_cast<double>(c.batch * c.heads); },

@@ -48,7 +48,7 @@ SLA2_DEVICE void store_linear_shares(const AttendParams& p, const QueryRows& row
   for (int i = 0; i < 2; ++i)
     if (rows.t == 0 && rows.has(i)) mine += share[i];
   mine = warp_sum(mine);
-  if (rows.lane == 0) p.linear_shares[query_block_row(p) * (thread_count() / 32) + rows.warp] = mine;
+  if (rows.lane == 0) p.linear_shares[query_block_row(p) * (rows.threads() / 32) + rows.warp] = mine;
 }
 
 /// What the columns of a step's tile have added to their scores, where there is a soft mask or the tile is of mean keys: a key
@@ -96,7 +96,7 @@ SLA2_DEVICE void compare_rows(const AttendParams& p, const QueryRows& rows, cons
     }
   }
   const int64_t row = static_cast<int64_t>(block_y()) * p.probes + block_x();
-  float* const to = p.probe + (row * (thread_count() / 32) + rows.warp) * kProbeSums;
+  float* const to = p.probe + (row * (rows.threads() / 32) + rows.warp) * kProbeSums;
   for (int i = 0; i < kProbeSums; ++i) {
     const float sum = warp_sum(sums[i]);
     if (rows.lane == 0) to[i] = sum;

@@ -9,6 +9,14 @@ struct KernelHome {
   const char *kernel, *module;
 };
 inline constexpr KernelHome kKernels[] = {
+    {"sla2_trial", "trial"},
+    {"sla2_hopper_trial", "hopper_trial"},
+    {"sla2_hopper_bf16_128", "hopper_bf16"},
+    {"sla2_hopper_bf16_128_linear", "hopper_bf16"},
+    {"sla2_hopper_int8_128", "hopper_int8"},
+    {"sla2_hopper_int8_128_linear", "hopper_int8"},
+    {"sla2_hopper_fp8_128", "hopper_fp8"},
+    {"sla2_hopper_fp8_128_linear", "hopper_fp8"},
     {"sla2_pool", "pool"},
     {"sla2_centre", "pool"},
     {"sla2_pack", "pack"},

@@ -34,6 +34,8 @@ SLA2_DEVICE uint32_t shared_address(uint32_t at) { return static_cast<uint32_t>(
 
 SLA2_DEVICE void sync_threads() { __syncthreads(); }
 SLA2_DEVICE void sync_warp() { __syncwarp(); }
+/// A barrier of some warps of the block; id 1 to 15.
+SLA2_DEVICE void sync_some(uint32_t id, uint32_t threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 template <typename T>
 SLA2_DEVICE T shuffle_xor(T value, uint32_t mask) {
   return __shfl_xor_sync(0xFFFFFFFFU, value, mask);
@@ -103,7 +105,7 @@ SLA2_DEVICE uint32_t pack_bf16(float low, float high) {
 }
 /// Two numbers as e4m3, nearest even, saturating at 448; `low` in the lower byte.
 SLA2_DEVICE uint32_t pack_e4m3(float low, float high) {
-#if SLA2_HAS_E4M3
+#if __CUDA_ARCH__ >= 890  // Hopper too, for wgmma
   uint16_t packed;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
   return packed;

@@ -14,6 +14,15 @@ struct QueryRows {
   int64_t first;   ///< token of the warp's first row
   int32_t inside;  ///< rows of the warp that exist, up to 16
   uint32_t warp, lane, g, t;
+  uint32_t consumers = 0;  ///< threads of the block that have queries; 0: all
+  [[nodiscard]] SLA2_DEVICE uint32_t threads() const { return consumers == 0 ? thread_count() : consumers; }
+  /// Those threads meet.
+  SLA2_DEVICE void sync() const {
+    if (consumers == 0)
+      sync_threads();
+    else
+      sync_some(1, consumers);
+  }
   [[nodiscard]] SLA2_DEVICE bool has(int i) const { return static_cast<int32_t>(g) + 8 * i < inside; }
   [[nodiscard]] SLA2_DEVICE int64_t token(int i) const { return first + g + 8 * i; }
 };
@@ -97,7 +106,7 @@ struct Queries {
     sync_warp();
 #pragma unroll
     for (uint32_t step = 0; step < kSteps; ++step) load_left<kRowBytes>(tile, step * 2, a[step]);
-    sync_threads();  // scratch is free again
+    rows.sync();  // scratch is free again
   }
 
  private:
@@ -115,9 +124,9 @@ struct Queries {
     }
     top = warp_max(top);
     if (rows.lane == 0) shared_store<float>(scratch + rows.warp * 4, top);
-    sync_threads();
-    for (uint32_t w = 0; w < thread_count() / 32; ++w) top = largest(top, shared_load<float>(scratch + w * 4));
-    sync_threads();
+    rows.sync();
+    for (uint32_t w = 0; w < rows.threads() / 32; ++w) top = largest(top, shared_load<float>(scratch + w * 4));
+    rows.sync();
     return top;
   }
 };

@@ -94,9 +94,8 @@ struct SoftmaxBranch {
       }
   }
 
-  /// The maximum moves, what was summed shrinks, s becomes weights.
-  SLA2_DEVICE void weigh() {
-    float origin[2], factor[2];
+  /// The maximum moves; l shrinks by `factor`, and o has to. `origin`: what weights are exponentials beyond.
+  SLA2_DEVICE void raise(float (&factor)[2], float (&origin)[2]) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       float top = m[i];
@@ -108,16 +107,26 @@ struct SoftmaxBranch {
       l[i] *= factor[i];
       origin[i] = (top == -infinity() ? 0.0F : top) - (kFp8 ? kFp8Offset : 0.0F);
     }
-    if (ballot(factor[0] != 1 || factor[1] != 1) != 0) {
+  }
+  SLA2_DEVICE void shrink(const float (&factor)[2]) {
+    if (ballot(factor[0] != 1 || factor[1] != 1) == 0) return;
 #pragma unroll
-      for (auto& part : o)
+    for (int n = 0; n < kWidth / 8; ++n)  // counted, or the compiler leaves a loop over memory
 #pragma unroll
-        for (int i = 0; i < 4; ++i) part[i] *= factor[i / 2];
-    }
+      for (int i = 0; i < 4; ++i) o[n][i] *= factor[i / 2];
+  }
+  /// s becomes weights.
+  SLA2_DEVICE void exponentiate(const float (&origin)[2]) {
 #pragma unroll
     for (auto& part : s)
 #pragma unroll
       for (int i = 0; i < 4; ++i) part[i] = exp2_fast(part[i] - origin[i / 2]);
+  }
+  SLA2_DEVICE void weigh() {
+    float factor[2], origin[2];
+    raise(factor, origin);
+    shrink(factor);
+    exponentiate(origin);
   }
 
   /// o += weights · v. Weights are rounded to bf16, and l sums the rounded ones.

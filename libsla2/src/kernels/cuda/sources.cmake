@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# Files with kernels; one family (mma.sync) so far. Read by the CUDA build and by tests/cuda_emulator.
+# Files with kernels: the mma.sync family, and hopper_* with wgmma. Read by the CUDA build and by tests/cuda_emulator.
 set(CUDA_KERNEL_SOURCES pool.cu pack.cu totals.cu route.cu summary.cu)
+list(APPEND CUDA_KERNEL_SOURCES trial.cu)  # single instructions, for measuring (tests/gpu)
 foreach(products bf16 int8 fp8)
   foreach(width 64 128)
     list(APPEND CUDA_KERNEL_SOURCES attend_${products}_${width}.cu)
@@ -13,3 +14,4 @@ foreach(part queries keys linear)
     list(APPEND CUDA_KERNEL_SOURCES backward_${part}_${width}.cu)
   endforeach()
 endforeach()
+list(APPEND CUDA_KERNEL_SOURCES hopper_bf16.cu hopper_int8.cu hopper_fp8.cu hopper_trial.cu)  # hopper_*: compiled for sm_90a alone
