@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +15,6 @@ import pytest
 import torch
 import training_model
 import yaml
-from conftest import build_dir
 from diffusers import WanTransformer3DModel
 from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_wan_lora_to_diffusers
 from safetensors.torch import load_file
@@ -27,22 +24,14 @@ from sla2.training import exports as exporting
 from sla2.training import layer_choice as scheduling
 from sla2.training import stage1 as fitting
 from sla2.training.router import Piece
+from training_model import losses, records
 
 torch.set_num_threads(1)
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(build_dir() / "bindings"), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return training_model.make(tmp_path_factory.mktemp("tiny"))
-
-
-def records(out: Path, kind: str = "step") -> list[dict]:
-    return [line for line in map(json.loads, (out / "log.jsonl").read_text().splitlines()) if line["kind"] == kind]
-
-
-def losses(out: Path) -> list[float]:
-    return [line["loss"] for line in records(out)]
 
 
 def command(folder: Path, values: dict, *words: str) -> list[str]:
@@ -74,7 +63,7 @@ def test_the_record_of_a_run(plain):
 
 def test_killed_and_resumed_it_is_the_same_run(tiny, plain, tmp_path):
     values = training_model.changed(tiny, tmp_path / "out", train={"steps": 1000}, checkpoint={"every": 2, "keep": 1})
-    process = subprocess.Popen(command(tmp_path, values), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command(tmp_path, values), env=training_model.ENVIRONMENT, stdout=subprocess.DEVNULL)
     log, end = tmp_path / "out" / "log.jsonl", time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None and not (log.exists() and log.read_text().count('"step", "step": 3')):
         time.sleep(0.02)
@@ -89,21 +78,11 @@ def test_killed_and_resumed_it_is_the_same_run(tiny, plain, tmp_path):
 
 
 def test_two_processes_are_one_run(tiny, plain, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     values = training_model.changed(tiny, tmp_path / "out", train={"steps": 5, "micro_batch": 1})  # accumulation on top
-    words, processes = command(tmp_path, values), []
-    for rank in ("0", "1"):
-        place = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": "2",
-            "LOCAL_WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-        }
-        processes.append(subprocess.Popen(words, env=ENVIRONMENT | place | {"ACCELERATE_USE_CPU": "true"}, stdout=subprocess.DEVNULL))
+    words = command(tmp_path, values)
+    processes = [
+        subprocess.Popen(words, env=training_model.ENVIRONMENT | place, stdout=subprocess.DEVNULL) for place in training_model.group()
+    ]
     assert [process.wait(timeout=180) for process in processes] == [0, 0]
     assert losses(tmp_path / "out") == pytest.approx(losses(plain[0]), rel=1e-5)
     ours, theirs = records(tmp_path / "out", "evaluation")[-1], plain[1]

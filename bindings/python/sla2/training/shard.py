@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""train.shard: parameters, gradients and the optimiser's state split over the processes (torch's FSDP2), a group for each block and one
+for the rest.
+
+Weights come together for a block's forward and backward pass and are dropped behind it. Sums over the processes and whole tensors are
+collective: every process has to ask for them, in the same order. Checkpoints hold whole tensors, so they do not know of shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from sla2.errors import ArgumentError
+from sla2.training.config import Config
+
+
+def check(config: Config) -> None:
+    """Raise ArgumentError where the configuration asks for what shards cannot do."""
+    if config.train.shard == "fsdp2" and config.train.optimizer == "muon":
+        raise ArgumentError("train.optimizer muon makes whole matrices orthogonal, and train.shard fsdp2 leaves each process rows of them; set train.optimizer to adamw, or train.shard to none")  # fmt: skip
+
+
+def split(model: nn.Module, device: torch.device) -> nn.Module:
+    """Split a model that is whole in every process, in place; what stays goes to the device block by block. Needs a process group."""
+    try:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+    except ImportError as error:
+        raise ArgumentError(f"train.shard is fsdp2, which torch {torch.__version__} lacks; install torch 2.6 or newer") from error
+    # A mesh of the device's own kind: the default one is the accelerator's wherever torch sees one, with train.device cpu as well.
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    blocks: Iterable[nn.Module] = model.blocks  # type: ignore[assignment]
+    # The root's weights, too, are dropped after a forward pass: else those of an evaluation with averaged weights would outlive it.
+    for part in (*blocks, model):
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+    return model
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The full tensor of a shard, in every process (collective); others as they are. Detached."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, full: Tensor) -> Tensor:
+    """A full tensor, which every process has, in the form of `tensor`: this process's part of it, or itself. Not collective."""
+    if not isinstance(tensor, DTensor):
+        return full
+    return distribute_tensor(full.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None)
+
+
+def norm(gradients: Iterable[Tensor]) -> float:
+    """The norm of all gradients together, the same in every process (collective where they are shards)."""
+    found = list(gradients)
+    if not found:
+        return 0.0
+    total = torch.stack([local(x).detach().float().square().sum() for x in found]).sum()
+    if isinstance(found[0], DTensor):
+        torch.distributed.all_reduce(total)
+    return float(total.sqrt())
+
+
+def gather(optimizer: torch.optim.Optimizer, keep: bool) -> dict[str, Any]:
+    """The optimiser's state_dict with whole tensors on the CPU (collective); empty states where it is not to be kept."""
+    found = optimizer.state_dict()
+    states = {}
+    for index, state in found["state"].items():
+        values = {name: whole(value) if isinstance(value, Tensor) else value for name, value in state.items()}
+        if keep:
+            states[index] = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in values.items()}
+    return {"state": states, "param_groups": found["param_groups"]}
+
+
+def scatter(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load what `gather` returned, whatever the number of processes was then."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    states = {}
+    for index, state in saved["state"].items():
+        own: Tensor = parameters[index]
+        states[index] = {
+            name: like(own, value) if isinstance(value, Tensor) and value.shape == own.shape else value for name, value in state.items()
+        }
+    optimizer.load_state_dict({"state": states, "param_groups": saved["param_groups"]})

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pairs of processes for the tests of sharded runs. Each line of the input is a JSON list of configurations' paths, which two forked
+processes run one after the other; the answer is their ids, and their exit codes once both are done.
+
+Beside each run's log: held_RANK.json, how many numbers a process held of what, as the last step was taken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import training_model
+import yaml
+from sla2.training import config, shard
+from sla2.training.stage2 import Trainer
+
+
+def numbers(tensors: Iterable[torch.Tensor | None]) -> int:
+    return sum(shard.local(x).numel() for x in tensors if x is not None)
+
+
+class Counting(Trainer):
+    """Counts before each update, between the backward pass and the optimiser."""
+
+    def update(self, loss: float) -> None:
+        found = {
+            "student": numbers(self.student.parameters()),
+            "teacher": numbers(self.teacher.parameters()),
+            "gradients": numbers(p.grad for p in self.student.parameters()),
+            "averages": numbers(self.ema.shadow.values()),
+        }
+        super().update(loss)
+        found["optimizer"] = numbers(x for state in self.optimizer.state.values() for name, x in state.items() if name != "step")
+        (self.out / f"held_{os.environ['RANK']}.json").write_text(json.dumps(found))
+
+
+def fork(place: dict[str, str], paths: list[str]) -> int:
+    """The child's id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        os.environ.update(place)
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the answers' pipe is the parent's
+        for path in paths:
+            Counting(config.make(yaml.safe_load(Path(path).read_text()))).run()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+for line in sys.stdin:
+    children = [fork(place, json.loads(line)) for place in training_model.group()]
+    print(json.dumps(children), flush=True)
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
