@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterable
@@ -46,6 +47,7 @@ def fork(place: dict[str, str], paths: list[str]) -> int:
     if child:
         return child
     code = 1
+    signal.alarm(300)  # one that waits for the other in vain ends too
     try:
         os.environ.update(place)
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the answers' pipe is the parent's

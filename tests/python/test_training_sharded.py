@@ -31,6 +31,7 @@ OTHERS = {
     "attention": {
         "train": {"what": "attention", "steps": 2, "loss": "flow", "anneal_from": 0.5, "anneal_steps": 2, "anneal_every": 1},
         "attention": {"mode": "sla1"},
+        "sample": {"every": 2, "count": 1, "steps": 1},
     },
     "gate": {"train": {"steps": 1, "ema": 0.0, "checkpointing": True}, "attention": {"mode": "sparse_only", "router": "vsa"}},
 }
@@ -118,6 +119,14 @@ def test_whatever_learns(runs, name):
     root, _ = runs
     tolerance = 2e-3 if name == "lora" else 1e-5  # bfloat16 rounds at 4e-3
     assert losses(root / f"{name}_sharded") == pytest.approx(losses(root / name), rel=tolerance)
+
+
+def test_sample_clips(runs):
+    root, _ = runs
+    ours, theirs = (load_file(root / name / "samples" / "step_00000002.safetensors") for name in ("attention_sharded", "attention"))
+    for name in ("student", "full"):
+        assert (ours[name] - theirs[name]).norm() < 1e-4 * theirs[name].norm()
+    assert not torch.equal(ours["student"], ours["full"])
 
 
 def test_each_process_holds_its_share(runs, tiny):
