@@ -22,8 +22,10 @@ from sla2.training import config, shard
 from sla2.training.stage2 import Trainer
 
 
-def numbers(tensors: Iterable[torch.Tensor | None]) -> int:
-    return sum(shard.local(x).numel() for x in tensors if x is not None)
+def numbers(tensors: Iterable[torch.Tensor | None]) -> float:
+    """By the memory behind them, in float32s: a small view of a large tensor counts as the large one."""
+    memory = [shard.local(x).untyped_storage() for x in tensors if x is not None]
+    return sum({x.data_ptr(): x.nbytes() for x in memory}.values()) / 4
 
 
 class Counting(Trainer):

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sla2.errors import ArgumentError
 from sla2.training.config import Config
@@ -36,27 +35,43 @@ def split(model: nn.Module, device: torch.device) -> nn.Module:
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     blocks: Iterable[nn.Module] = model.blocks  # type: ignore[assignment]
     # The root's weights, too, are dropped after a forward pass: else those of an evaluation with averaged weights would outlive it.
+    model.register_forward_hook(_unviewed)
     for part in (*blocks, model):
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
     return model
 
 
+def _unviewed(_module: nn.Module, _args: Any, out: Any) -> Any:
+    """The model's output in memory of its own: backward passes begin at a hook on it, which a write into a view would drop."""
+    return tuple(x.clone() if isinstance(x, Tensor) else x for x in out) if isinstance(out, tuple) else out
+
+
+def _is_shard(tensor: Tensor) -> bool:
+    """Whether it is a DTensor, without importing what torch 2.4 lacks and nobody needs who does not split."""
+    return hasattr(tensor, "full_tensor")
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The full tensor of a shard, in every process (collective); others as they are. Detached."""
-    tensor = tensor.detach()
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    found: Any = tensor.detach()
+    return found.full_tensor() if _is_shard(found) else found  # type: ignore[no-any-return]
 
 
 def local(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor, sharing its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    found: Any = tensor
+    return found.to_local() if _is_shard(found) else found  # type: ignore[no-any-return]
 
 
 def like(tensor: Tensor, full: Tensor) -> Tensor:
     """A full tensor, which every process has, in the form of `tensor`: this process's part of it, or itself. Not collective."""
-    if not isinstance(tensor, DTensor):
+    if not _is_shard(tensor):
         return full
-    return distribute_tensor(full.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None)
+    from torch.distributed.tensor import distribute_tensor
+
+    own: Any = tensor
+    # A copy: the part would else be a view that keeps the whole tensor in memory.
+    return distribute_tensor(full.to(own.device), own.device_mesh, own.placements, src_data_rank=None).clone()
 
 
 def norm(gradients: Iterable[Tensor]) -> float:
@@ -65,7 +80,7 @@ def norm(gradients: Iterable[Tensor]) -> float:
     if not found:
         return 0.0
     total = torch.stack([local(x).detach().float().square().sum() for x in found]).sum()
-    if isinstance(found[0], DTensor):
+    if _is_shard(found[0]):
         torch.distributed.all_reduce(total)
     return float(total.sqrt())
 
