@@ -2,7 +2,8 @@
 """Pairs of processes for the tests of sharded runs. Each line of the input is a JSON list of configurations' paths, which two forked
 processes run one after the other; the answer is their ids, and their exit codes once both are done.
 
-Beside each run's log: held_RANK.json, how many numbers a process held of what, as the last step was taken.
+Beside each run's log: held_RANK.json, how many numbers a process held of what, as the last step was taken, and error_RANK.txt, if any.
+A model named "bad in one process" computes NaN in the second process after its first step.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+import sla2
 import torch
 import training_model
 import yaml
@@ -30,6 +32,11 @@ def numbers(tensors: Iterable[torch.Tensor | None]) -> float:
 
 class Counting(Trainer):
     """Counts before each update, between the backward pass and the optimiser."""
+
+    def forward_backward(self) -> float:
+        if self.step == 1 and self.config.model.name == "bad in one process" and not self.main:
+            self.student.blocks[1].ffn.register_forward_hook(lambda _module, _args, out: out * float("nan"))
+        return super().forward_backward()
 
     def update(self, loss: float) -> None:
         found = {
@@ -54,7 +61,11 @@ def fork(place: dict[str, str], paths: list[str]) -> int:
         os.environ.update(place)
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the answers' pipe is the parent's
         for path in paths:
-            Counting(config.make(yaml.safe_load(Path(path).read_text()))).run()
+            own = config.make(yaml.safe_load(Path(path).read_text()))
+            try:
+                Counting(own).run()
+            except sla2.Error as error:
+                (own.folder() / f"error_{os.environ['RANK']}.txt").write_text(str(error))
         code = 0
     except BaseException:
         traceback.print_exc()

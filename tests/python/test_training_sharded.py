@@ -96,7 +96,7 @@ def runs(tiny, tmp_path_factory):
     shutil.copytree(saved[0], root / "other" / "checkpoints" / saved[0].name)
     again = sharded(endless, root / "sharded", steps=5)
     straight = sharded(endless, root / "straight", steps=5)
-    pair.start(again, straight)
+    pair.start(again, straight, sharded({**tiny, "model": {**tiny["model"], "name": "bad in one process"}}, root / "bad"))
     for _, own in others:  # meanwhile
         training.train(own)
     assert pair.finished() == [0, 0]
@@ -171,6 +171,13 @@ def test_the_export_is_that_of_an_unsharded_run(runs):
     square = lambda x: sum(float(value.double().square().sum()) for value in x)  # noqa: E731
     apart = square(found["plain"][name] - value for name, value in found["straight"].items())
     assert (apart / square(found["plain"].values())) ** 0.5 < 1e-3
+
+
+def test_a_bad_loss_in_one_process_stops_both(runs):
+    root, _ = runs
+    said = [(root / "bad" / f"error_{rank}.txt").read_text() for rank in (0, 1)]
+    assert said[0].startswith("step 1: the loss is bad in another process; there is no checkpoint yet")
+    assert said[1].startswith("step 1: the loss is nan; first bad: the output of blocks.1.ffn")
 
 
 def test_what_shards_cannot_do_is_said(tiny, tmp_path):

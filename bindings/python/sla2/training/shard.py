@@ -70,7 +70,7 @@ def like(tensor: Tensor, full: Tensor) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     own: Any = tensor
-    # A copy: the part would else be a view that keeps the whole tensor in memory.
+    # A copy: a view would keep the whole tensor in memory; torch 2.13 copies by itself, which it does not promise.
     return distribute_tensor(full.to(own.device), own.device_mesh, own.placements, src_data_rank=None).clone()
 
 
