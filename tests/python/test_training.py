@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
-import socket
+import stat
 import subprocess
 import sys
 import time
@@ -17,32 +16,25 @@ import pytest
 import torch
 import training_model
 import yaml
-from conftest import build_dir
-from diffusers import WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_wan_lora_to_diffusers
+from PIL import Image
 from safetensors.torch import load_file
 from sla2 import RouterPack, packs, training
-from sla2.training import arms, config, data, models
+from sla2.errors import FileWriteError
+from sla2.training import arms, config, data, files, models
 from sla2.training import exports as exporting
 from sla2.training import layer_choice as scheduling
 from sla2.training import stage1 as fitting
 from sla2.training.router import Piece
+from training_model import losses, records
 
 torch.set_num_threads(1)
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(build_dir() / "bindings"), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return training_model.make(tmp_path_factory.mktemp("tiny"))
-
-
-def records(out: Path, kind: str = "step") -> list[dict]:
-    return [line for line in map(json.loads, (out / "log.jsonl").read_text().splitlines()) if line["kind"] == kind]
-
-
-def losses(out: Path) -> list[float]:
-    return [line["loss"] for line in records(out)]
 
 
 def command(folder: Path, values: dict, *words: str) -> list[str]:
@@ -74,7 +66,7 @@ def test_the_record_of_a_run(plain):
 
 def test_killed_and_resumed_it_is_the_same_run(tiny, plain, tmp_path):
     values = training_model.changed(tiny, tmp_path / "out", train={"steps": 1000}, checkpoint={"every": 2, "keep": 1})
-    process = subprocess.Popen(command(tmp_path, values), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command(tmp_path, values), env=training_model.ENVIRONMENT, stdout=subprocess.DEVNULL)
     log, end = tmp_path / "out" / "log.jsonl", time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None and not (log.exists() and log.read_text().count('"step", "step": 3')):
         time.sleep(0.02)
@@ -89,21 +81,11 @@ def test_killed_and_resumed_it_is_the_same_run(tiny, plain, tmp_path):
 
 
 def test_two_processes_are_one_run(tiny, plain, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     values = training_model.changed(tiny, tmp_path / "out", train={"steps": 5, "micro_batch": 1})  # accumulation on top
-    words, processes = command(tmp_path, values), []
-    for rank in ("0", "1"):
-        place = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": "2",
-            "LOCAL_WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-        }
-        processes.append(subprocess.Popen(words, env=ENVIRONMENT | place | {"ACCELERATE_USE_CPU": "true"}, stdout=subprocess.DEVNULL))
+    words = command(tmp_path, values)
+    processes = [
+        subprocess.Popen(words, env=training_model.ENVIRONMENT | place, stdout=subprocess.DEVNULL) for place in training_model.group()
+    ]
     assert [process.wait(timeout=180) for process in processes] == [0, 0]
     assert losses(tmp_path / "out") == pytest.approx(losses(plain[0]), rel=1e-5)
     ours, theirs = records(tmp_path / "out", "evaluation")[-1], plain[1]
@@ -317,3 +299,42 @@ def test_sample_clips_lie_beside_full_attention(tiny, tmp_path):
     pair = load_file(tmp_path / "samples" / "step_00000001.safetensors")
     assert pair["student"].shape == pair["full"].shape == (1, *training_model.SHAPE)
     assert 0 < (pair["student"] - pair["full"]).norm() < pair["full"].norm()
+
+
+def test_sample_clips_become_pictures(tiny, tmp_path):
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(
+        base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.0, 2.0, 0.5, 1.5]
+    )
+    vae.save_pretrained(tmp_path / "vae")
+    own = {"every": 1, "count": 1, "steps": 1, "vae": str(tmp_path / "vae"), "fps": 5}
+    training.train(training_model.changed(tiny, tmp_path, train={"steps": 1, "batch": 1}, evaluate={"samples": 1}, sample=own))
+    folder = tmp_path / "samples"
+    assert [path.name for path in folder.glob("*.gif")] == ["step_00000001_0.gif"]
+    pair = load_file(folder / "step_00000001.safetensors")
+    mean, std = (torch.tensor(x).view(1, 4, 1, 1, 1) for x in (vae.config.latents_mean, vae.config.latents_std))
+    with torch.no_grad():  # diffusers' own way from latents to a clip
+        clips = [vae.eval().decode(pair[name] * std + mean).sample[0] for name in ("student", "full")]
+    frames = (torch.cat(clips, -1).clamp(-1, 1) / 2 + 0.5).permute(1, 2, 3, 0)  # beside each other
+    with Image.open(folder / "step_00000001_0.gif") as picture:
+        assert (picture.n_frames, picture.size, picture.info["duration"]) == (9, (256, 128), 200)
+        for i, frame in enumerate(frames):
+            picture.seek(i)
+            shown = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8).view(128, 256, 3) / 255
+            assert (shown - frame).abs().mean() < 0.02  # a picture has 256 colours
+
+
+def test_files_get_the_permissions_of_any_new_file(plain, tiny, tmp_path):
+    values = training_model.changed(tiny, plain[0], train={"steps": 5})
+    before = os.umask(0o027)
+    try:
+        data.write_shard(tmp_path / "new" / "train_0000.safetensors", torch.zeros(1, 4, 3, 16, 16), torch.zeros(1, 6, 16))
+        entry = training.export(values)["files"][0]
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "new" / "train_0000.safetensors", entry["weights"], entry["pack"]):
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o640, path
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(FileWriteError, match="folder.safetensors: cannot be written: .*; free some space"):
+        files.save(tmp_path / "folder.safetensors", {"a": torch.zeros(1)}, remedy="free some space")
+    assert not list(tmp_path.rglob(".*.part"))

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny Wan transformer and shards of noise for the tests of sla2.training."""
+"""A tiny Wan transformer and shards of noise for the tests of sla2.training, and runs of several processes."""
 
 from __future__ import annotations
 
 import copy
+import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import torch
+from conftest import build_dir
 from diffusers import WanTransformer3DModel
 from sla2.training import data
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(build_dir() / "bindings"), "OMP_NUM_THREADS": "1"}
 SHAPE = (4, 3, 16, 16)  # 3 x 8 x 8 tokens: 6 query blocks of 32, 12 key blocks of 16
 
 
@@ -49,3 +54,20 @@ def changed(config: dict[str, Any], out: Path, **sections: dict[str, Any]) -> di
         found[section] = {**found.get(section, {}), **values}
     found["output"]["path"] = str(out)
     return found
+
+
+def records(out: Path, kind: str = "step") -> list[dict]:
+    return [line for line in map(json.loads, (out / "log.jsonl").read_text().splitlines()) if line["kind"] == kind]
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in records(out)]
+
+
+def group(count: int = 2) -> list[dict[str, str]]:
+    """The environments of the processes of one group on the CPU."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    place = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{**place, "ACCELERATE_USE_CPU": "true", "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]

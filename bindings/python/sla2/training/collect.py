@@ -3,37 +3,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sla2.diffusers import attach
-from sla2.errors import FileFormatError, FileWriteError
+from sla2.errors import FileFormatError
+from sla2.training import files
 from sla2.training.data import Batch, Samples, held_out
 from sla2.training.models import velocity
 
 
 def path_of(folder: Path, split: str, clip: int, level: float, layer: int) -> Path:
     return folder / f"{split}_{clip:04d}_{round(1e4 * level):05d}" / f"layer_{layer:03d}.safetensors"
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part)
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise FileWriteError(
-            f"{path}: cannot be written: {error}; check the free space, or fit fewer layers at a time (fit.layers)"
-        ) from error
 
 
 def read(path: Path) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,7 +58,8 @@ def _recorders(paths: dict[int, Path]) -> Callable[[int, int, int], Callable[...
 
         def record(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> None:
             """Write and return None: the model then computes full attention itself."""
-            _write(paths[layer], {name: x[0].transpose(0, 1).bfloat16().contiguous().cpu() for name, x in (("q", q), ("k", k), ("v", v))})
+            found = {name: x[0].transpose(0, 1).bfloat16() for name, x in (("q", q), ("k", k), ("v", v))}
+            files.save(paths[layer], found, remedy="check the free space, or fit fewer layers at a time (fit.layers)")
 
         return record
 

@@ -12,32 +12,23 @@ All shards of a folder have the same C, F, H, W and L, D. `write_shard` writes o
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from sla2.errors import FileFormatError, FileMissingError, FileWriteError
+from sla2.errors import FileFormatError, FileMissingError
+from sla2.training import files
 
 _SEED = 1_000_003  # keeps the generators of a step's samples apart
 
 
 def write_shard(path: str | Path, latents: Tensor, context: Tensor, empty: Tensor | None = None) -> None:
     """Write a shard so that `path` is always a whole file. latents [n,C,F,H,W], context [n,L,D], empty [L,D]."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    tensors = {"latents": latents.contiguous(), "context": context.contiguous()} | ({} if empty is None else {"empty": empty.contiguous()})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata={"format": "sla2.training_shard", "version": "1"})
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise FileWriteError(f"{path}: cannot be written: {error}; check the folder and the free space") from error
+    tensors = {"latents": latents, "context": context} | ({} if empty is None else {"empty": empty})
+    files.save(path, tensors, {"format": "sla2.training_shard", "version": "1"})
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sla2.training import arms
+from sla2.training import arms, shard
 from sla2.training.data import Batch
 from sla2.training.models import velocity
 
@@ -80,8 +80,8 @@ def attention_errors(model: nn.Module, batch: Batch, micro: int, run: Run) -> di
 
 
 def alpha_facts(model: nn.Module) -> dict[str, float]:
-    """Mean, least and greatest of the mixing numbers; proj_l's size where there is one."""
-    alphas = [module.alpha.detach().float() for module in arms.modules(model).values() if hasattr(module, "alpha")]
+    """Mean, least and greatest of the mixing numbers; proj_l's size where there is one. Collective where weights are shards."""
+    alphas = [shard.whole(module.alpha).float() for module in arms.modules(model).values() if hasattr(module, "alpha")]
     found: dict[str, float] = {}
     if alphas and alphas[0].ndim == 2 and alphas[0].shape[1] == 2:
         scale, bias = (torch.cat([x[:, i] for x in alphas]) for i in (0, 1))
@@ -89,7 +89,7 @@ def alpha_facts(model: nn.Module) -> dict[str, float]:
     elif alphas:
         a = torch.sigmoid(torch.cat([x.flatten() for x in alphas]))
         found |= {"alpha": float(a.mean()), "alpha_least": float(a.min()), "alpha_most": float(a.max())}
-    projections = [m.proj_l.weight.detach() for m in arms.modules(model).values() if hasattr(m, "proj_l")]
+    projections = [shard.whole(m.proj_l.weight) for m in arms.modules(model).values() if hasattr(m, "proj_l")]
     if projections:
         found["proj_l_norm"] = float(torch.stack([x.norm() for x in projections]).mean())
     return found
@@ -99,7 +99,7 @@ def alpha_facts(model: nn.Module) -> dict[str, float]:
 def first_bad(model: nn.Module, batch: Batch, run: Run) -> str:
     """Where NaN or infinity first appears when the batch runs again: a weight, or a module of the forward pass."""
     for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if not torch.isfinite(shard.whole(parameter)).all():
             return f"the weight {name}"
     found: list[str] = []
 

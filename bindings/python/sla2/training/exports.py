@@ -12,20 +12,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sla2 import __version__
-from sla2.errors import ArgumentError, FileMissingError, FileWriteError
+from sla2.errors import ArgumentError, FileMissingError
 from sla2.packs import RouterPack, fingerprints
-from sla2.training import arms, checkpoint, data, lora, models, names, optim
+from sla2.training import arms, checkpoint, data, files, lora, models, names, optim
 from sla2.training.config import Config, make
 from sla2.training.stage2 import restore
 
@@ -39,23 +35,23 @@ def run(values: Mapping[str, Any] | Config) -> dict[str, Any]:
     base = models.load(config.model.path, config.model.heads)
     student, step, grid = load_student(config, base)
     kind = _kind(config)
-    folder, files = config.folder() / "export", []
+    folder, written = config.folder() / "export", []
     name = config.model.name or "model"
     for naming in config.export.naming:
         requires, weights = "", None
         if kind != "none":
             weights = folder / f"{name}.{naming}.safetensors"
-            _write(weights, tensors(kind, naming, student, base), _metadata(config, kind, base, step))
+            files.save(weights, tensors(kind, naming, student, base), _metadata(config, kind, base, step))
             requires = hashlib.sha256(weights.read_bytes()).hexdigest()
         pack = folder / f"{name}.{naming}.sla2.safetensors"
         packed = make_pack(config, student, base, grid, requires, kind, step)
         if packed is not None:
             folder.mkdir(parents=True, exist_ok=True)
             packed.save(pack)
-        files.append(
+        written.append(
             {"naming": naming, "kind": kind, "weights": str(weights or ""), "sha256": requires, "pack": str(pack) if packed else ""}
         )
-    return {"step": step, "files": files}
+    return {"step": step, "files": written}
 
 
 def load_student(config: Config, base: nn.Module) -> tuple[nn.Module, int, tuple[int, int, int]]:
@@ -128,17 +124,6 @@ def _metadata(config: Config, kind: str, base: nn.Module, step: int) -> dict[str
             {key: value for key, value in dict(settings).items() if not key.startswith("_") or key == "_class_name"}
         )
     return found
-
-
-def _write(path: Path, content: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.detach().cpu().contiguous() for name, value in content.items()}, part, metadata=metadata)
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise FileWriteError(f"{path}: cannot be written: {error}; check the folder and the free space") from error
 
 
 def make_pack(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sla2.errors import ArgumentError
-from sla2.training import lora
+from sla2.training import lora, shard
 from sla2.training.config import Config
 
 
@@ -110,6 +110,13 @@ class Ema:
 
 
 def norms(parameters: Iterable[Tensor]) -> float:
-    """The norm of all gradients together."""
-    squares = [p.grad.detach().float().square().sum() for p in parameters if p.grad is not None]
-    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+    """The norm of all gradients together, over all processes that hold a share of them."""
+    return shard.norm(p.grad for p in parameters if p.grad is not None)
+
+
+@torch.no_grad()
+def clip(parameters: Iterable[Tensor], norm: float, most: float) -> None:
+    """Scale gradients of this norm down to `most`."""
+    for p in parameters:
+        if p.grad is not None:
+            shard.local(p.grad).mul_(most / (norm + 1e-6))

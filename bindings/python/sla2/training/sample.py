@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sla2.errors import ArgumentError, FileMissingError, FileWriteError
+from sla2.training import files
 from sla2.training.config import Config
 from sla2.training.data import Batch, Samples, shifted
 
@@ -49,30 +49,23 @@ def _velocity(model: nn.Module, x: Tensor, sigma: Tensor, context: Tensor, run: 
     return run(model, _Given(x, x, sigma, context))
 
 
-def write(student: nn.Module, teacher: nn.Module, test: Samples, config: Config, step: int, run: Run) -> Path:
-    """samples/step_N.safetensors with `student` and `full`, and step_N_I.gif where sample.vae names a VAE. Returns the first path."""
-    own, folder = config.sample, config.folder() / "samples"
-    context = torch.stack([test.read(i)[1] for i in range(min(own.count, len(test)))])
-    pair = {
-        name: latents(model, context, test.empty, config, test.shape, run).cpu()
-        for name, model in (("student", student), ("full", teacher))
-    }
-    path = folder / f"step_{step:08d}.safetensors"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(pair, path)
-        if own.vae:
-            vae = load_vae(own.vae)
-            for i in range(len(context)):
-                _picture(
-                    folder / f"step_{step:08d}_{i}.gif",
-                    torch.cat([decode(vae, pair[name][i : i + 1]) for name in ("student", "full")], 2),
-                    own.fps,
-                )
-    except OSError as error:
-        if isinstance(error, FileMissingError):
-            raise
-        raise FileWriteError(f"{path}: cannot be written: {error}; check the free space") from error
+def pair(student: nn.Module, teacher: nn.Module, test: Samples, config: Config, run: Run) -> dict[str, Tensor]:
+    """`student` and `full`, each [n, C, F, H, W] on the CPU, for the contexts of the first held-out samples."""
+    context = torch.stack([test.read(i)[1] for i in range(min(config.sample.count, len(test)))])
+    both = {"student": student, "full": teacher}
+    return {name: latents(model, context, test.empty, config, test.shape, run).cpu() for name, model in both.items()}
+
+
+def write(clips: dict[str, Tensor], config: Config, step: int) -> Path:
+    """samples/step_N.safetensors of what `pair` returned, and step_N_I.gif where sample.vae names a VAE. Returns the first path."""
+    own = config.sample
+    path = config.folder() / "samples" / f"step_{step:08d}.safetensors"
+    files.save(path, clips)
+    if own.vae:
+        vae = load_vae(own.vae)
+        for i in range(len(clips["student"])):
+            frames = torch.cat([decode(vae, clips[name][i : i + 1]) for name in ("student", "full")], 2)
+            _picture(path.with_name(f"{path.stem}_{i}.gif"), frames, own.fps)
     return path
 
 
@@ -103,4 +96,7 @@ def decode(vae: Any, z: Tensor) -> Tensor:
 def _picture(path: Path, frames: Tensor, fps: int) -> None:
     image = importlib.import_module("PIL.Image")
     pages = [image.fromarray((frame * 255).round().byte().numpy()) for frame in frames]
-    pages[0].save(path, save_all=True, append_images=pages[1:], duration=round(1000 / fps), loop=0)
+    try:
+        pages[0].save(path, save_all=True, append_images=pages[1:], duration=round(1000 / fps), loop=0)
+    except OSError as error:
+        raise FileWriteError(f"{path}: cannot be written: {error}; check the free space") from error

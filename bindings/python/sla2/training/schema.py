@@ -87,6 +87,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "ema": Key("float", 0.0, "decay of averaged weights, used by evaluation and export; 0: none", 0, 1),
         "shift": Key("float", 5.0, "shift of the noise levels", 0, above=True),
         "autocast": Key("text", "none", "products of the model's own layers", words=("none", "bf16")),
+        "shard": Key("text", "none", "with several processes: what each holds of weights, gradients and optimizer: all, or its share", words=("none", "fsdp2")),
         "checkpointing": Key("bool", False, "compute activations again in the backward pass"),
         "anneal_from": Key("float", None, "sparsity at the first step; empty: attention.sparsity throughout", 0, 1),
         "anneal_steps": Key("int", 0, "steps until attention.sparsity", 0),

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sla2 import __version__
 from sla2._attention import token_order
 from sla2.errors import ArgumentError, FileFormatError
 from sla2.packs import RouterPack, fingerprints
-from sla2.training import arms, collect, data, models
+from sla2.training import arms, collect, data, files, models
 from sla2.training.config import Config, make
 from sla2.training.router import LayerRouter, Piece
 
@@ -52,7 +51,8 @@ def run(values: Mapping[str, Any] | Config) -> dict[str, Any]:
         if not path.is_file():
             pieces = {split: _pieces(config, cache, split, i, samples, clips, grid)
                       for split, samples, clips in (("train", train, config.fit.samples), ("test", test, config.fit.held_out))}  # fmt: skip
-            _save(path, *fit_layer(config, heads, head_dim, pieces["train"], pieces["test"], i))
+            learned, found = fit_layer(config, heads, head_dim, pieces["train"], pieces["test"], i)
+            files.save(path, learned, {"facts": json.dumps(found)})
         learned, facts[i] = _load(path)
         tensors |= {f"blocks.{i}.self_attn.sla2.{name}": value.numpy() for name, value in learned.items()}
         print(f"layer {i}: hard-mask error {facts[i]['fitted']:.4f} (identity {facts[i]['identity']:.4f})", flush=True)
@@ -132,13 +132,6 @@ def _better(state: dict[str, Tensor], best: Tensor, new: dict[str, Tensor], erro
     wins = error < best
     merged = {name: torch.where(wins.view(-1, *[1] * (value.ndim - 1)), value, state[name]) for name, value in new.items()}
     return merged, torch.where(wins, error, best)
-
-
-def _save(path: Path, learned: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file({name: value.contiguous() for name, value in learned.items()}, part, metadata={"facts": json.dumps(facts)})
-    part.replace(path)
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -19,7 +19,7 @@ from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from sla2.errors import ArgumentError, FileWriteError, NumericError
-from sla2.training import arms, checkpoint, data, evaluate, models, optim
+from sla2.training import arms, checkpoint, data, evaluate, models, optim, shard
 from sla2.training.config import Config, make
 from sla2.training.log import Log
 
@@ -36,10 +36,14 @@ class Trainer:
         self.accelerator = Accelerator(cpu=own.device == "cpu" or not torch.cuda.is_available())
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         self.share, self.micro = self._shares()
+        self.sharded = own.shard == "fsdp2" and self.accelerator.num_processes > 1
+        shard.check(config)
         self.out = config.folder()
         torch.manual_seed(own.seed)
         self.samples, self.test = data.Samples(config.data.path, "train"), data.Samples(config.data.path, "test")
-        self.teacher = models.load(config.model.path, config.model.heads).to(self.device)
+        self.teacher = models.load(config.model.path, config.model.heads)
+        if not self.sharded:
+            self.teacher.to(self.device)
         self.student = copy.deepcopy(self.teacher)
         self.grid = models.grid_of(self.student, torch.empty(self.samples.shape, device="meta"))
         self._check_data()
@@ -49,7 +53,12 @@ class Trainer:
             mine = dict(self.student.named_parameters()).get(name) if own.what != "full" else None
             if mine is not None and name not in self.chosen:
                 parameter.data = mine.data
-        self.student.to(self.device)
+        if self.sharded:  # they go to the device block by block: it never holds a whole model
+            shard.split(self.student, self.device)
+            shard.split(self.teacher, self.device)
+        else:
+            self.student.to(self.device)
+        self.chosen = {name: p for name, p in self.student.named_parameters() if name in self.chosen}
         if own.checkpointing:
             self.student.enable_gradient_checkpointing()  # type: ignore[operator]
         self.optimizer = optim.build(self.chosen, config)
@@ -57,7 +66,7 @@ class Trainer:
         self.step = 0
         self._resume()
         self.model: nn.Module = self.student
-        if self.accelerator.num_processes > 1 and self.chosen:
+        if self.accelerator.num_processes > 1 and self.chosen and not self.sharded:
             self.model = self.accelerator.prepare_model(self.student)
         self.log = Log(self.out, self.step, config.output.tensorboard) if self.main else None
         self.held = data.held_out(self.test, config.evaluate.samples, config.evaluate.levels).to(self.device)
@@ -111,14 +120,22 @@ class Trainer:
                     target = self.velocity(self.teacher, batch)
             else:
                 target = batch.noise - batch.clean
-            waits = i + 1 < passes and self.model is not self.student
+            waits = i + 1 < passes and self.model is not self.student  # shards never wait: a whole model's gradients would wait with them
             with self.accelerator.no_sync(self.model) if waits else nullcontext():
                 loss = (self.velocity(self.model, batch) - target).square().mean()
-                if not torch.isfinite(loss):
-                    self._stop(f"the loss is {loss.item()}; first bad: {evaluate.first_bad(self.student, batch, self.velocity)}")
+                bad = not bool(torch.isfinite(loss))
+                if self._any(bad):
+                    first = evaluate.first_bad(self.student, batch, self.velocity)
+                    self._stop(f"the loss is {loss.item()}; first bad: {first}" if bad else "the loss is bad in another process")
                 self.accelerator.backward(loss / passes)
             total += float(loss.detach()) / passes
         return float(self.accelerator.reduce(torch.tensor(total, dtype=torch.float64, device=self.device), "mean"))
+
+    def _any(self, here: bool) -> bool:
+        """Whether it is so in any process: shards are of use only while all processes do the same."""
+        if self.accelerator.num_processes == 1:
+            return here
+        return bool(self.accelerator.reduce(torch.tensor(float(here), device=self.device), "sum") > 0)
 
     def _stop(self, what: str) -> None:
         there = checkpoint.steps(self.out)
@@ -132,10 +149,10 @@ class Trainer:
         own = self.config.train
         norm = optim.norms(self.chosen.values())
         if norm != norm or norm == float("inf"):
-            bad = next(name for name, p in self.chosen.items() if p.grad is not None and not torch.isfinite(p.grad).all())
+            bad = next(name for name, p in self.chosen.items() if p.grad is not None and not torch.isfinite(shard.whole(p.grad)).all())
             self._stop(f"the gradient of {bad} holds NaN or infinity")
         if own.clip and norm > own.clip:
-            torch.nn.utils.clip_grad_norm_(self.chosen.values(), own.clip)
+            optim.clip(self.chosen.values(), norm, own.clip)
         attention_norm = optim.norms(p for name, p in self.chosen.items() if ".sla2." in name)
         factor = optim.rate(self.step, self.config)
         optim.set_rate(self.optimizer, factor)
@@ -143,21 +160,22 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update()
         self.step += 1
+        facts = evaluate.alpha_facts(self.student) if self.log or self.sharded else {}
         if self.log:
-            self.log.write("step", self.step, loss=loss, grad_norm=norm, attention_grad_norm=attention_norm, lr=own.lr * factor,
-                           **evaluate.alpha_facts(self.student))  # fmt: skip
+            self.log.write("step", self.step, loss=loss, grad_norm=norm, attention_grad_norm=attention_norm, lr=own.lr * factor, **facts)
 
     def evaluate(self) -> dict[str, Any]:
-        """Held-out metrics with the averaged weights, if there are any. Every process takes its share."""
-        count, here = len(self.held.sigma), self.accelerator.process_index
-        own = range(here, count, self.accelerator.num_processes)
+        """Held-out metrics with the averaged weights, if there are any. Every process takes its share, the last one again where it
+        would else run fewer than the others: shards need all of them at every pass."""
+        count, here, processes = len(self.held.sigma), self.accelerator.process_index, self.accelerator.num_processes
+        own = list(range(here, count, processes))
+        taken = own + [count - 1] * (-(-count // processes) - len(own))
         levels = self.config.evaluate.levels
         found = torch.zeros_like(self.held.clean)
         with self.ema if self.ema.shadow else nullcontext():
             arms.set_sparsity(self.student, self.config, None)
-            picked = data.Batch(*(x[list(own)] for x in (self.held.clean, self.held.noise, self.held.sigma, self.held.context)))
-            if len(picked.sigma):
-                found[list(own)] = evaluate.velocities(self.student, picked, self.micro, self.velocity)
+            picked = data.Batch(*(x[taken] for x in (self.held.clean, self.held.noise, self.held.sigma, self.held.context)))
+            found[own] = evaluate.velocities(self.student, picked, self.micro, self.velocity)[: len(own)]
             found = self.accelerator.reduce(found, "sum")
             metrics = {"step": self.step, **evaluate.compare(found, self.wanted, self.held, levels)}
             looked = min(self.config.evaluate.attention_samples * len(levels), count)
@@ -174,29 +192,50 @@ class Trainer:
     # ---- checkpoints --------------------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        if self.main:
+        """Whole tensors, written by the first process: the same file with any number of processes, with shards and without."""
+        if self.main or self.sharded:
             state = {
-                "weights": {name: p.detach().cpu() for name, p in self.chosen.items()},
-                "optimizer": self.optimizer.state_dict(),
-                "ema": {"count": self.ema.count, "shadow": self.ema.shadow},
+                "weights": self._gather(self.chosen),
+                "optimizer": shard.gather(self.optimizer, self.main),
+                "ema": {"count": self.ema.count, "shadow": self._gather(self.ema.shadow)},
                 "random": torch.get_rng_state(),
             }
-            checkpoint.save(self.out, self.step, state, self.config, self.config.checkpoint.keep)
+            if self.main:
+                checkpoint.save(self.out, self.step, state, self.config, self.config.checkpoint.keep)
         self.last_save = time.monotonic()
+
+    def _gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors on the CPU of the first process, one after the other; the other processes keep none."""
+        found = {}
+        for name, value in tensors.items():
+            full = shard.whole(value)
+            if self.main:
+                found[name] = full.cpu()
+        return found
 
     def _resume(self) -> None:
         state = checkpoint.load(self.out, self.config)
         if state is None:
             return
         restore(self.chosen, state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        shard.scatter(self.optimizer, state["optimizer"])
         self.ema.count = state["ema"]["count"]
         for name, value in self.ema.shadow.items():
-            value.copy_(state["ema"]["shadow"][name])
+            value.copy_(shard.like(value, state["ema"]["shadow"][name]))
         torch.set_rng_state(state["random"])
         self.step = state["step"]
         if self.main:
             print(f"goes on from step {self.step} ({self.out / 'checkpoints'})", flush=True)
+
+    def sample(self) -> None:
+        """Clips with the averaged weights, if there are any. One process suffices where it holds the model."""
+        from sla2.training import sample
+
+        if self.main or self.sharded:
+            with self.ema if self.ema.shadow else nullcontext():
+                clips = sample.pair(self.student, self.teacher, self.test, self.config, self.velocity)
+            if self.main:
+                sample.write(clips, self.config, self.step)
 
     # ---- all of it ----------------------------------------------------------------------------------------------------------------
 
@@ -208,13 +247,11 @@ class Trainer:
             last = self.step == own.train.steps
             if last or self.step % own.evaluate.every == 0:
                 metrics = self.evaluate()
-            if last or self.step % own.checkpoint.every == 0 or time.monotonic() - self.last_save > 60 * own.checkpoint.minutes:
+            late = time.monotonic() - self.last_save > 60 * own.checkpoint.minutes
+            if last or self.step % own.checkpoint.every == 0 or self._any(late):
                 self.save()
-            if own.sample.every and (last or self.step % own.sample.every == 0) and self.main:
-                from sla2.training import sample
-
-                with self.ema if self.ema.shadow else nullcontext():
-                    sample.write(self.student, self.teacher, self.test, own, self.step, self.velocity)
+            if own.sample.every and (last or self.step % own.sample.every == 0):
+                self.sample()
         if not metrics:
             metrics = self.evaluate()
         if self.main:
@@ -231,7 +268,7 @@ def restore(chosen: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None
         odd = sorted(chosen.keys() ^ weights.keys())
         raise ArgumentError(f"the checkpoint and the configuration train other weights: {', '.join(odd[:3])}; give another output.path")
     for name, value in weights.items():
-        chosen[name].copy_(value)
+        chosen[name].copy_(shard.like(chosen[name], value))
 
 
 def _write_result(path: Any, metrics: dict[str, Any]) -> None:
