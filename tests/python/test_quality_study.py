@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -216,6 +217,11 @@ def test_shipped_packs_belong_to_the_model() -> None:
     assert found and sum(path.stat().st_size for path in found) < 2_000_000
     for path in found:
         pack = RouterPack.load(path)
-        assert pack.check(layers=5, heads=3, head_dim=64, base_shapes=shapes, base_weights=weights) == []
+        notes = pack.check(layers=5, heads=3, head_dim=64, base_shapes=shapes, base_weights=weights)
+        lora = path.with_name(path.name.replace(".sla2.", ".lora."))
+        if pack.stage == 2:  # belongs to a LoRA, which lies beside it
+            assert hashlib.sha256(lora.read_bytes()).hexdigest() == pack.requires and len(notes) == 1 and pack.requires in notes[0]
+        else:
+            assert notes == [] and not lora.exists()
         assert (pack.bits, pack.block_q, pack.block_k, pack.grid) == (8, 32, 16, (5, 8, 8))
         assert pack.errors and f"s{round(100 * (1 - pack.kappa[0]))}" in path.name and f"stage{pack.stage}" in path.name
