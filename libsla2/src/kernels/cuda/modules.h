@@ -28,6 +28,12 @@ inline constexpr KernelHome kKernels[] = {
     {"sla2_attend_fp8_64_linear", "attend_fp8_64"},
     {"sla2_attend_fp8_128", "attend_fp8_128"},
     {"sla2_attend_fp8_128_linear", "attend_fp8_128"},
+    {"sla2_gemm_bf16", "gemm_bf16"},
+    {"sla2_gemm_int8", "gemm_int8"},
+    {"sla2_layer_norm", "model_rows"},
+    {"sla2_quantise", "model_rows"},
+    {"sla2_rms_norm", "model_rows"},
+    {"sla2_modulate", "model_rows"},
 };
 
 /// Null where there is no such kernel.

@@ -6,3 +6,5 @@ foreach(products bf16 int8 fp8)
     list(APPEND CUDA_KERNEL_SOURCES attend_${products}_${width}.cu)
   endforeach()
 endforeach()
+# The runner: products and rows.
+list(APPEND CUDA_KERNEL_SOURCES gemm_bf16.cu gemm_int8.cu model_rows.cu)
