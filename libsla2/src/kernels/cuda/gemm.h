@@ -138,16 +138,17 @@ struct Gemm {
       }
       copy_async_commit();
     };
+    const bool active = first_row + warp_row < p.rows && first_column + warp_column < p.out;  // or there is nothing to keep
     Gemm mine{};
     for (int32_t step = 0; step < kGemmStages - 1; ++step) start(step);
     for (int32_t step = 0; step < steps; ++step) {
       copy_async_wait<kGemmStages - 2>();
       sync_threads();  // this step has come for all; nobody reads the stage that is filled next
       start(step + kGemmStages - 1);
-      mine.add_step(static_cast<uint32_t>(step % kGemmStages) * kStage, warp_row, warp_column);
+      if (active) mine.add_step(static_cast<uint32_t>(step % kGemmStages) * kStage, warp_row, warp_column);
     }
     copy_async_wait<0>();
-    mine.store(p, first_row + warp_row, first_column + warp_column);
+    if (active) mine.store(p, first_row + warp_row, first_column + warp_column);
   }
 };
 
