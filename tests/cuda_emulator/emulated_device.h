@@ -58,6 +58,8 @@ class EmulatedDevice final : public device::Gpu {
   void record(void* event, void* stream) override;
   void wait_in_stream(void* stream, void* event) override;
   void wait_for(void* event) override;
+  [[nodiscard]] bool takes_libraries() const noexcept override { return false; }
+  void run_current(const std::function<void()>& body) override { body(); }
   [[nodiscard]] double seconds_between(void*, void*) override { return 0; }
 
  private:

@@ -2,6 +2,7 @@
 // The door of the device room: GPUs through the CUDA driver, which is opened at run time. Without one everything here says so and
 // nothing else changes.
 #pragma once
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -77,6 +78,10 @@ class Gpu : public Launcher {
   /// What is queued on the stream from here on runs after what was before the event's last record.
   virtual void wait_in_stream(void* stream, void* event) = 0;
   virtual void wait_for(void* event) = 0;
+  /// NVIDIA's own libraries work on it; not on an emulated one.
+  [[nodiscard]] virtual bool takes_libraries() const noexcept = 0;
+  /// `body` with this GPU's context current on the calling thread: for libraries that ask for it.
+  virtual void run_current(const std::function<void()>& body) = 0;
   /// Between two events that have been waited for.
   [[nodiscard]] virtual double seconds_between(void* first, void* second) = 0;
 };

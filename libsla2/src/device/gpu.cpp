@@ -136,6 +136,9 @@ class DriverGpu final : public Gpu {
   void copy_in(void* to, const void* from, uint64_t bytes) override {
     const ContextScope scope(driver_, context_);
     check(driver_.copy_in(reinterpret_cast<CuAddress>(to), from, bytes), "copying to the GPU failed");
+    // From pageable memory it returns when the bytes have been staged; streams that are not ordered with the default one could
+    // still read what was there before.
+    check(driver_.stream_wait(nullptr), "copying to the GPU failed");
   }
   void copy_out(void* to, const void* from, uint64_t bytes) override {
     const ContextScope scope(driver_, context_);
@@ -187,6 +190,11 @@ class DriverGpu final : public Gpu {
   void wait_for(void* event) override {
     const ContextScope scope(driver_, context_);
     check(driver_.event_wait(event), "work on the GPU failed");
+  }
+  [[nodiscard]] bool takes_libraries() const noexcept override { return true; }
+  void run_current(const std::function<void()>& body) override {
+    const ContextScope scope(driver_, context_);
+    body();
   }
   double seconds_between(void* first, void* second) override {
     constexpr double kMilli = 1e-3;

@@ -2,7 +2,7 @@
 #include "device/ops.h"
 
 #include "core/core.h"
-#include "device/device.h"
+#include "device/blas.h"
 
 namespace sla2::device {
 namespace {
@@ -22,6 +22,18 @@ Ops::Ops(Gpu& gpu) : gpu_(gpu) {
   for (const char* const kernel : {"sla2_layer_norm", "sla2_quantise", "sla2_rms_norm", "sla2_modulate"}) gpu_.prepare(kernel, 0);
 }
 
+Ops::~Ops() = default;
+
+std::string Ops::find_blas() {
+  if (!gpu_.takes_libraries()) return "our own product";
+  std::string why;
+  blas_ = Blas::open(gpu_, why);
+  return blas_ != nullptr ? "cuBLASLt, and our own product where it adds to the residual stream or multiplies bytes"
+                          : fmt::format("our own product, which is slower: {}", why);
+}
+
+void Ops::use_blas(std::unique_ptr<Blas> blas) noexcept { blas_ = std::move(blas); }
+
 template <typename Params>
 void Ops::start(const char* kernel, int64_t grid_x, int64_t grid_y, uint32_t threads, uint32_t shared, const Params& params) {
   if (grid_x == 0 || grid_y == 0) return;
@@ -36,13 +48,15 @@ void Ops::linear(const LinearWeight& weight, const ProductRows& x, int64_t rows,
   SLA2_CHECK(bytes == (x.bf16 == nullptr), SLA2_E_INTERNAL, "GPU: rows and weight of a product are of different kinds");
   SLA2_CHECK(result.finish != cuda::kGemmAddGated || result.element == DType::kF32, SLA2_E_INTERNAL,
              "GPU: a residual stream is fp32");
+  const int64_t stride = stride_x == 0 ? weight.in : stride_x;
+  if (blas_ != nullptr && blas_->linear(weight, x.bf16, stride, rows, result, stream_)) return;
   cuda::GemmParams p{};
   p.x = bytes ? static_cast<const void*>(x.steps) : x.bf16;
   p.w = weight.weight;
   p.row_scale = x.scale, p.column_scale = weight.scale;
   p.bias = weight.bias, p.gate = result.gate;
   p.y = result.y;
-  p.stride_x = stride_x == 0 ? weight.in : stride_x, p.stride_y = result.stride == 0 ? weight.out : result.stride;
+  p.stride_x = stride, p.stride_y = result.stride == 0 ? weight.out : result.stride;
   p.rows = static_cast<int32_t>(rows), p.in = static_cast<int32_t>(weight.in), p.out = static_cast<int32_t>(weight.out);
   p.finish = result.finish;
   p.element = result.element == DType::kF32 ? cuda::kElementF32 : cuda::kElementBf16;

@@ -3,6 +3,8 @@
 // GPU's memory; rows lie one after the other unless a stride is given. Nothing is allocated and nothing waits.
 #pragma once
 #include <cstdint>
+#include <memory>
+#include <string>
 
 #include "core/dtype.h"
 #include "kernels/cuda/runner_params.h"
@@ -10,6 +12,7 @@
 namespace sla2::device {
 
 class Gpu;
+class Blas;
 
 /// A Linear's weight [out, in] on the GPU: bf16, or int8 with a scale for each output.
 struct LinearWeight {
@@ -17,6 +20,7 @@ struct LinearWeight {
   const float* scale = nullptr;  ///< [out] of int8; null: bf16
   const float* bias = nullptr;   ///< [out] or null
   int64_t in = 0, out = 0;
+  const uint16_t* bias16 = nullptr;  ///< the same in bf16, for cuBLASLt; null: our product
 };
 
 /// Rows on their way into a product: bf16, or int8 with a scale for each row.
@@ -45,6 +49,13 @@ class Ops {
  public:
   /// Loads the kernels. The GPU outlives it.
   explicit Ops(Gpu& gpu);
+  ~Ops();
+  Ops(const Ops&) = delete;
+  Ops& operator=(const Ops&) = delete;
+
+  /// Look for cuBLASLt: products that it can do are its from here on. @return whose they are, in words
+  std::string find_blas();
+  void use_blas(std::unique_ptr<Blas> blas) noexcept;  ///< null: ours again
 
   /// The stream of everything that follows.
   void use_stream(void* stream) noexcept { stream_ = stream; }
@@ -78,6 +89,7 @@ class Ops {
   void start(const char* kernel, int64_t grid_x, int64_t grid_y, uint32_t threads, uint32_t shared, const Params& params);
 
   Gpu& gpu_;
+  std::unique_ptr<Blas> blas_;
   void* stream_ = nullptr;
 };
 

@@ -89,6 +89,8 @@ class Dit {
   [[nodiscard]] virtual const config::DitConfig& config() const noexcept = 0;
   /// Bytes of weights as held, and of activations for a grid: known without loading (see plan()).
   [[nodiscard]] virtual uint64_t weight_bytes() const noexcept = 0;
+  /// Whose products these are, in words.
+  [[nodiscard]] virtual std::string products() const { return "oneDNN"; }
   virtual std::unique_ptr<PromptContext> prepare_prompt(const text::Embedding& embedding) = 0;
   /// Allocate the activation arena for a grid. Throws MEMORY.
   virtual void set_grid(const latent::Grid& grid) = 0;

@@ -34,6 +34,7 @@ class GpuDit final : public Dit {
         holding_(gpu_holding(options)),
         loader_(*checkpoint_, holding_),
         ops_(gpu),
+        products_(ops_.find_blas()),
         block_places_(config_, holding_),
         fixed_places_(config_, holding_) {
     check_model(config_, loader_, options_);
@@ -71,6 +72,7 @@ class GpuDit final : public Dit {
     const int64_t held = streams() ? std::min<int64_t>(options_.weight_slots, config_.layers) : config_.layers;
     return fixed_.bytes() + static_cast<uint64_t>(held) * block_places_.bytes;
   }
+  [[nodiscard]] std::string products() const override { return products_; }
   std::unique_ptr<PromptContext> prepare_prompt(const text::Embedding& embedding) override {
     return make_gpu_prompt(gpu_, ops_, config_, loader_, embedding);
   }
@@ -132,6 +134,7 @@ class GpuDit final : public Dit {
   Holding holding_;
   Loader loader_;
   device::Ops ops_;
+  std::string products_;
   BlockPlaces block_places_;
   FixedPlaces fixed_places_;
   device::Buffer fixed_;

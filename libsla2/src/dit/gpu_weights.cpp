@@ -115,11 +115,16 @@ LinearPlace::LinearPlace(Stretch& stretch, const LinearSpec& spec, const Holding
   weight = stretch.take(static_cast<uint64_t>(in * out) * (eight_bits ? 1 : sizeof(bf16_t)));
   if (eight_bits) scale = stretch.take(floats(out));
   bias = stretch.take(floats(out));
+  if (!eight_bits) bias16 = stretch.take(static_cast<uint64_t>(out) * sizeof(bf16_t));
 }
 
 device::LinearWeight LinearPlace::on(const std::byte* base) const {
-  return {base + weight, eight_bits ? reinterpret_cast<const float*>(base + scale) : nullptr,
-          reinterpret_cast<const float*>(base + bias), in, out};
+  return {base + weight,
+          eight_bits ? reinterpret_cast<const float*>(base + scale) : nullptr,
+          reinterpret_cast<const float*>(base + bias),
+          in,
+          out,
+          eight_bits ? nullptr : reinterpret_cast<const uint16_t*>(base + bias16)};
 }
 
 void read_linear(const Loader& loader, const LinearSpec& spec, const LinearPlace& place, std::byte* base) {
@@ -136,7 +141,11 @@ void read_linear(const Loader& loader, const LinearSpec& spec, const LinearPlace
       loader.read_weight(name + ".weight", spec.out_each, spec.in, DType::kBF16,
                          {base + place.weight + at * sizeof(bf16_t), count * sizeof(bf16_t)});
     }
-    read_vector(loader, name + ".bias", {spec.out_each}, base + place.bias + row * sizeof(float));
+    std::byte* const bias = base + place.bias + row * sizeof(float);
+    read_vector(loader, name + ".bias", {spec.out_each}, bias);
+    if (!place.eight_bits)
+      convert_to_bf16(reinterpret_cast<const float*>(bias), reinterpret_cast<bf16_t*>(base + place.bias16) + row,
+                      static_cast<size_t>(spec.out_each));
   }
 }
 

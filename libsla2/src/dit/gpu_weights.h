@@ -26,7 +26,7 @@ class Stretch {
 
 /// Where a Linear lies.
 struct LinearPlace {
-  uint64_t weight = 0, scale = 0, bias = 0;
+  uint64_t weight = 0, scale = 0, bias = 0, bias16 = 0;  ///< bias16: bf16, for cuBLASLt; not with 8 bits
   int64_t in = 0, out = 0;
   bool eight_bits = false;
   LinearPlace() = default;
