@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "config/params/params.h"
+#include "device/device.h"
 #include "dit/dit.h"
 #include "latent/latent.h"
 #include "pipeline/attention_schedule.h"
@@ -53,6 +54,7 @@ struct Settings {
   uint64_t seed = 0;
 
   AttentionSettings attention;
+  device::Gpu* gpu = nullptr;  ///< where the DiT shall run; null: the CPU
   dit::Precision precision = dit::Precision::kAuto;
   int linear_bits = 16;
   vae::Precision vae_precision = vae::Precision::kAuto;
@@ -68,8 +70,9 @@ struct Settings {
   [[nodiscard]] bool guided() const noexcept { return cfg_scale != 1.0f; }
 };
 
-/// Throws ARGUMENT for values that contradict each other or the model.
-Settings resolve_settings(const ModelParts& model, const config::ParamSet& params);
+/// Throws ARGUMENT for values that contradict each other or the model, DEVICE where a GPU is asked for and there is none.
+/// `stand_in`: see Job::start.
+Settings resolve_settings(const ModelParts& model, const config::ParamSet& params, device::Gpu* stand_in = nullptr);
 
 /// What self-attention does in each layer at `step`: mode, then the schedule's rules, then dense guards; empty: every layer full
 /// in 16 bits.
