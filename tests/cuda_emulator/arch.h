@@ -106,6 +106,7 @@ inline double add_rounded(double x, double y) { return x + y; }
 inline float add_rounded(float x, float y) { return x + y; }
 inline double root_of(double x) { return std::sqrt(x); }
 inline float largest(float x, float y) { return std::fmax(x, y); }
+inline float inverse_root(float x) { return 1 / std::sqrt(x); }
 inline float log2_of(float x) { return std::log2(x); }
 inline float exp_of(float x) { return std::exp(x); }
 inline float log_of(float x) { return std::log(x); }

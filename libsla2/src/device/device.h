@@ -2,6 +2,7 @@
 // The door of the device room: GPUs through the CUDA driver, which is opened at run time. Without one everything here says so and
 // nothing else changes.
 #pragma once
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -37,20 +38,55 @@ struct Module {
 /// Empty where the library was built without CUDA.
 [[nodiscard]] std::span<const Module> embedded_modules() noexcept;
 
-/// A GPU by its number. Modules are loaded when first asked for and kept while the object lives; any number of threads.
+/// Bytes of a GPU's memory.
+struct MemoryInfo {
+  uint64_t free = 0, total = 0;
+};
+
+/// A GPU: kernels, memory, and work in order. Streams and events are CUstream and CUevent. Any number of threads. Tests put an
+/// emulated one in its place.
 class Gpu : public Launcher {
  public:
-  /// One object per GPU for the whole process, made when first asked for. Throws SLA2_E_DEVICE with what is missing.
+  /// One object per GPU for the whole process, made when first asked for; its modules are kept while it lives. Throws
+  /// SLA2_E_DEVICE with what is missing.
   [[nodiscard]] static Gpu& get(int number);
 
-  // Memory and time, for tests and benchmarks; attention itself never allocates or waits.
+  [[nodiscard]] virtual const GpuInfo& info() const noexcept = 0;
+  [[nodiscard]] virtual MemoryInfo memory() const = 0;
+
+  /// Throws SLA2_E_MEMORY where there is not that much, SLA2_E_DEVICE where the GPU fails.
   [[nodiscard]] virtual void* allocate(uint64_t bytes) = 0;
   virtual void release(void* memory) noexcept = 0;
+  /// Memory of this machine that the GPU reads while the CPU goes on. Throws SLA2_E_MEMORY.
+  [[nodiscard]] void* allocate_pinned(uint64_t bytes) override = 0;
+  void release_pinned(void* memory) noexcept override = 0;
+
   virtual void copy_in(void* to, const void* from, uint64_t bytes) = 0;   ///< waits
   virtual void copy_out(void* to, const void* from, uint64_t bytes) = 0;  ///< waits
-  void* allocate_pinned(uint64_t bytes) override = 0;
-  void release_pinned(void* memory) noexcept override = 0;
-  void wait(void* stream) override = 0;
+  // Queued: `from` and `to` must live until the stream is there. Pinned memory alone is read without the CPU's help.
+  virtual void queue_copy_in(void* to, const void* from, uint64_t bytes, void* stream) = 0;
+  virtual void queue_copy_out(void* to, const void* from, uint64_t bytes, void* stream) = 0;
+  virtual void queue_fill(void* to, unsigned char byte, uint64_t bytes, void* stream) = 0;
+
+  /// Not ordered with the default stream.
+  [[nodiscard]] virtual void* create_stream() = 0;
+  virtual void destroy_stream(void* stream) noexcept = 0;
+  void wait(void* stream) override = 0;  ///< throws what went wrong on it
+  [[nodiscard]] virtual void* create_event() = 0;
+  virtual void destroy_event(void* event) noexcept = 0;
+  virtual void record(void* event, void* stream) = 0;
+  /// What is queued on the stream from here on runs after what was before the event's last record.
+  virtual void wait_in_stream(void* stream, void* event) = 0;
+  virtual void wait_for(void* event) = 0;
+  /// NVIDIA's own libraries work on it; not on an emulated one.
+  [[nodiscard]] virtual bool takes_libraries() const noexcept = 0;
+  /// `body` with this GPU's context current on the calling thread: for libraries that ask for it.
+  virtual void run_current(const std::function<void()>& body) = 0;
+  /// Between two events that have been waited for.
+  [[nodiscard]] virtual double seconds_between(void* first, void* second) = 0;
 };
 
 }  // namespace sla2::device
+
+#include "device/handles.h"
+#include "device/ops.h"

@@ -1,25 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device/driver.h"
 
-#include <dlfcn.h>
-
 #include "core/core.h"
+#include "device/library.h"
 
 namespace sla2::device {
 namespace {
 
 // The name that the driver package installs for programs; libcuda.so belongs to the toolkit's stubs.
+#ifdef _WIN32
+constexpr const char* kLibrary = "nvcuda.dll";
+#else
 constexpr const char* kLibrary = "libcuda.so.1";
+#endif
 
 Driver open_driver() {
   Driver d;
-  void* const library = ::dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
+  void* const library = open_library(kLibrary);
   if (library == nullptr) {
     d.missing = fmt::format("no NVIDIA driver: {} cannot be opened", kLibrary);
     return d;
   }
   const auto find = [&](auto& member, const char* name) {
-    member = reinterpret_cast<std::remove_reference_t<decltype(member)>>(::dlsym(library, name));
+    find_function(library, name, member);
     if (member == nullptr && d.missing.empty()) d.missing = fmt::format("the NVIDIA driver is too old: it has no {}", name);
   };
 #define SLA2_DRIVER_FIND(member, name, parameters) find(d.member, name);

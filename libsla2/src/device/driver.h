@@ -13,15 +13,16 @@ using CuContext = void*;
 using CuModule = void*;
 using CuFunction = void*;
 using CuStream = void*;
+using CuEvent = void*;
 using CuAddress = unsigned long long;
 
-inline constexpr CuResult kCuSuccess = 0;
+inline constexpr CuResult kCuSuccess = 0, kCuOutOfMemory = 2;
 /// CUdevice_attribute.
 inline constexpr int kMultiprocessors = 16, kMajor = 75, kMinor = 76, kSharedPerBlockOptIn = 97;
 /// CUfunction_attribute: dynamic shared memory a kernel may be given.
 inline constexpr int kMaxDynamicShared = 8;
-/// CUmemHostAlloc flags: pinned for every context. With unified addresses kernels use it as it is.
-inline constexpr unsigned kPortable = 1;
+/// CUstream_flags: not ordered with the default stream. CUmemHostAlloc flags: pinned for every context.
+inline constexpr unsigned kStreamNonBlocking = 1, kPortable = 1;
 
 /// X(member, exported name, parameters)
 #define SLA2_DRIVER_FUNCTIONS(X)                                                                                  \
@@ -46,8 +47,20 @@ inline constexpr unsigned kPortable = 1;
   X(copy_in, "cuMemcpyHtoD_v2", (CuAddress, const void*, size_t))                                                 \
   X(copy_out, "cuMemcpyDtoH_v2", (void*, CuAddress, size_t))                                                      \
   X(stream_wait, "cuStreamSynchronize", (CuStream))                                                               \
+  X(memory_info, "cuMemGetInfo_v2", (size_t*, size_t*))                                                           \
   X(host_allocate, "cuMemHostAlloc", (void**, size_t, unsigned))                                                  \
-  X(host_release, "cuMemFreeHost", (void*))
+  X(host_release, "cuMemFreeHost", (void*))                                                                       \
+  X(queue_copy_in, "cuMemcpyHtoDAsync_v2", (CuAddress, const void*, size_t, CuStream))                            \
+  X(queue_copy_out, "cuMemcpyDtoHAsync_v2", (void*, CuAddress, size_t, CuStream))                                 \
+  X(queue_fill, "cuMemsetD8Async", (CuAddress, unsigned char, size_t, CuStream))                                  \
+  X(stream_create, "cuStreamCreate", (CuStream*, unsigned))                                                       \
+  X(stream_destroy, "cuStreamDestroy_v2", (CuStream))                                                             \
+  X(stream_wait_event, "cuStreamWaitEvent", (CuStream, CuEvent, unsigned))                                        \
+  X(event_create, "cuEventCreate", (CuEvent*, unsigned))                                                          \
+  X(event_destroy, "cuEventDestroy_v2", (CuEvent))                                                                \
+  X(event_record, "cuEventRecord", (CuEvent, CuStream))                                                           \
+  X(event_wait, "cuEventSynchronize", (CuEvent))                                                                  \
+  X(event_elapsed, "cuEventElapsedTime", (float*, CuEvent, CuEvent))
 
 struct Driver {
 #define SLA2_DRIVER_MEMBER(member, name, parameters) CuResult(*member) parameters = nullptr;

@@ -98,37 +98,110 @@ class DriverGpu final : public Gpu {
     check(driver_.launch(handle, l.grid_x, l.grid_y, 1, l.threads, 1, 1, l.shared_bytes, l.stream, params, nullptr), l.kernel);
   }
 
+  [[nodiscard]] const GpuInfo& info() const noexcept override { return info_; }
+  [[nodiscard]] MemoryInfo memory() const override {
+    const ContextScope scope(driver_, context_);
+    size_t free = 0, total = 0;
+    check(driver_.memory_info(&free, &total), "its memory cannot be asked for");
+    return {free, total};
+  }
+
   void* allocate(uint64_t bytes) override {
     const ContextScope scope(driver_, context_);
     CuAddress address = 0;
-    check(driver_.allocate(&address, bytes), "memory cannot be allocated");
+    const CuResult result = driver_.allocate(&address, bytes);
+    if (result == kCuOutOfMemory) {
+      size_t free = 0, total = 0;
+      (void)driver_.memory_info(&free, &total);
+      fail(SLA2_E_MEMORY, "device {}: {} bytes cannot be had; {} of {} are free", info_.name, bytes, free, total);
+    }
+    check(result, "memory cannot be allocated");
     return reinterpret_cast<void*>(address);
   }
   void release(void* memory) noexcept override {
-    const ContextScope scope(driver_, context_);
-    (void)driver_.release(reinterpret_cast<CuAddress>(memory));
+    with_context([&] { (void)driver_.release(reinterpret_cast<CuAddress>(memory)); });
   }
+  void* allocate_pinned(uint64_t bytes) override {
+    const ContextScope scope(driver_, context_);
+    void* memory = nullptr;
+    const CuResult result = driver_.host_allocate(&memory, bytes, kPortable);
+    SLA2_CHECK(result != kCuOutOfMemory, SLA2_E_MEMORY, "device {}: {} bytes of pinned memory cannot be had", info_.name, bytes);
+    check(result, "pinned memory cannot be allocated");
+    return memory;
+  }
+  void release_pinned(void* memory) noexcept override {
+    with_context([&] { (void)driver_.host_release(memory); });
+  }
+
   void copy_in(void* to, const void* from, uint64_t bytes) override {
     const ContextScope scope(driver_, context_);
     check(driver_.copy_in(reinterpret_cast<CuAddress>(to), from, bytes), "copying to the GPU failed");
+    // From pageable memory it returns when the bytes have been staged; streams that are not ordered with the default one could
+    // still read what was there before.
+    check(driver_.stream_wait(nullptr), "copying to the GPU failed");
   }
   void copy_out(void* to, const void* from, uint64_t bytes) override {
     const ContextScope scope(driver_, context_);
     check(driver_.copy_out(to, reinterpret_cast<CuAddress>(from), bytes), "copying from the GPU failed");
   }
-  void* allocate_pinned(uint64_t bytes) override {
+  void queue_copy_in(void* to, const void* from, uint64_t bytes, void* stream) override {
     const ContextScope scope(driver_, context_);
-    void* memory = nullptr;
-    check(driver_.host_allocate(&memory, bytes, kPortable), "pinned memory cannot be allocated");
-    return memory;
+    check(driver_.queue_copy_in(reinterpret_cast<CuAddress>(to), from, bytes, stream), "copying to the GPU failed");
   }
-  void release_pinned(void* memory) noexcept override {
+  void queue_copy_out(void* to, const void* from, uint64_t bytes, void* stream) override {
     const ContextScope scope(driver_, context_);
-    (void)driver_.host_release(memory);
+    check(driver_.queue_copy_out(to, reinterpret_cast<CuAddress>(from), bytes, stream), "copying from the GPU failed");
+  }
+  void queue_fill(void* to, unsigned char byte, uint64_t bytes, void* stream) override {
+    const ContextScope scope(driver_, context_);
+    check(driver_.queue_fill(reinterpret_cast<CuAddress>(to), byte, bytes, stream), "memory cannot be filled");
+  }
+
+  void* create_stream() override {
+    const ContextScope scope(driver_, context_);
+    CuStream stream = nullptr;
+    check(driver_.stream_create(&stream, kStreamNonBlocking), "a stream cannot be made");
+    return stream;
+  }
+  void destroy_stream(void* stream) noexcept override {
+    with_context([&] { (void)driver_.stream_destroy(stream); });
   }
   void wait(void* stream) override {
     const ContextScope scope(driver_, context_);
     check(driver_.stream_wait(stream), "work on the GPU failed");
+  }
+  void* create_event() override {
+    const ContextScope scope(driver_, context_);
+    CuEvent event = nullptr;
+    check(driver_.event_create(&event, 0), "an event cannot be made");
+    return event;
+  }
+  void destroy_event(void* event) noexcept override {
+    with_context([&] { (void)driver_.event_destroy(event); });
+  }
+  void record(void* event, void* stream) override {
+    const ContextScope scope(driver_, context_);
+    check(driver_.event_record(event, stream), "an event cannot be recorded");
+  }
+  void wait_in_stream(void* stream, void* event) override {
+    const ContextScope scope(driver_, context_);
+    check(driver_.stream_wait_event(stream, event, 0), "a stream cannot wait for an event");
+  }
+  void wait_for(void* event) override {
+    const ContextScope scope(driver_, context_);
+    check(driver_.event_wait(event), "work on the GPU failed");
+  }
+  [[nodiscard]] bool takes_libraries() const noexcept override { return true; }
+  void run_current(const std::function<void()>& body) override {
+    const ContextScope scope(driver_, context_);
+    body();
+  }
+  double seconds_between(void* first, void* second) override {
+    constexpr double kMilli = 1e-3;
+    const ContextScope scope(driver_, context_);
+    float milliseconds = 0;
+    check(driver_.event_elapsed(&milliseconds, first, second), "times cannot be had");
+    return kMilli * static_cast<double>(milliseconds);
   }
 
  private:
@@ -137,6 +210,14 @@ class DriverGpu final : public Gpu {
     uint32_t shared_bytes = 48 * 1024;  // what needs no permission
   };
 
+  /// For what may not throw: memory and handles are given back even while an error is on its way.
+  template <typename Body>
+  void with_context(const Body& body) noexcept {
+    CuContext popped = nullptr;
+    if (driver_.context_push(context_) != kCuSuccess) return;
+    body();
+    (void)driver_.context_pop(&popped);
+  }
   void check(CuResult result, const char* what) const {
     SLA2_CHECK(result == kCuSuccess, SLA2_E_DEVICE, "device {}: {}: {}", info_.name, what, driver_.text_of(result));
   }

@@ -15,6 +15,10 @@
 #include "text/text.h"
 #include "weights/weights.h"
 
+namespace sla2::device {
+class Gpu;
+}
+
 namespace sla2::dit {
 
 enum class Precision : uint8_t {
@@ -47,6 +51,8 @@ struct Options {
   std::shared_ptr<const weights::RouterPack>
       pack{};               ///< learned tensors of layers whose attention asks for them; of this geometry
   int64_t token_chunk = 0;  ///< rows at a time in QKV and FFN, so that only attention sees whole-sequence tensors; 0: see plan.h
+  /// On a GPU: 0: every block's weights stay there; 2 or 3: blocks stream through so many places from pinned memory.
+  int weight_slots = 0;
   /// For tests: called after each block with x [tokens, dim]; block -1 is the patch embedding.
   std::function<void(int64_t block, std::span<const float> x)> on_block{};
 };
@@ -74,10 +80,17 @@ class Dit {
   /// Check every tensor's shape against the configuration; load and pack weights.
   static std::unique_ptr<Dit> load(std::shared_ptr<const weights::Checkpoint> checkpoint, const Options& options,
                                    const CancelToken& cancel, const std::function<void(double fraction)>& on_progress);
+  /// The same on a GPU: products in bf16 or bytes on its tensor cores, the residual stream and norms in fp32. `gpu` outlives it.
+  /// Throws MEMORY where its memory does not do, UNSUPPORTED where its kernels do not.
+  static std::unique_ptr<Dit> load_on(device::Gpu& gpu, std::shared_ptr<const weights::Checkpoint> checkpoint,
+                                      const Options& options, const CancelToken& cancel,
+                                      const std::function<void(double fraction)>& on_progress);
   virtual ~Dit() = default;
   [[nodiscard]] virtual const config::DitConfig& config() const noexcept = 0;
   /// Bytes of weights as held, and of activations for a grid: known without loading (see plan()).
   [[nodiscard]] virtual uint64_t weight_bytes() const noexcept = 0;
+  /// Whose products these are, in words.
+  [[nodiscard]] virtual std::string products() const { return "oneDNN"; }
   virtual std::unique_ptr<PromptContext> prepare_prompt(const text::Embedding& embedding) = 0;
   /// Allocate the activation arena for a grid. Throws MEMORY.
   virtual void set_grid(const latent::Grid& grid) = 0;
@@ -86,6 +99,11 @@ class Dit {
   virtual void forward(const latent::Latent& x, float timestep, const PromptContext& prompt,
                        std::span<const LayerAttention> policy, const CancelToken& cancel, latent::Latent& velocity,
                        ForwardReport* report) = 0;
+  /// forward for two prompts at the same x and timestep, as guidance asks for. Where weights stream, each block's serve both
+  /// before the next arrives; elsewhere one goes after the other, and a first velocity that is not finite ends it.
+  virtual void forward_pair(const latent::Latent& x, float timestep, const PromptContext& first, const PromptContext& second,
+                            std::span<const LayerAttention> policy, const CancelToken& cancel, latent::Latent& first_velocity,
+                            latent::Latent& second_velocity, ForwardReport* first_report, ForwardReport* second_report);
 };
 
 /// The static plan: weights, prompt constants and the activation arena for a grid, from the configuration alone.
@@ -98,6 +116,9 @@ struct PlanSummary {
 /// `kinds`: what self-attention does beside full attention in 16 bits, each once.
 PlanSummary plan(const config::DitConfig& config, const latent::Grid& grid, int64_t prompt_tokens, const Options& options,
                  std::span<const LayerAttention> kinds = {}, DType stored = DType::kBF16);
+/// The same of a GPU's memory, options.weight_slots included; `prompts`: 2 with guidance.
+PlanSummary plan_on(device::Gpu& gpu, const config::DitConfig& config, const latent::Grid& grid, int64_t prompt_tokens,
+                    const Options& options, std::span<const LayerAttention> kinds, int prompts);
 DType stored_type(const weights::Checkpoint& checkpoint);
 
 /// What linear_bits means for a model on this machine.

@@ -14,18 +14,6 @@ namespace {
 
 constexpr double kMaxPeriod = 10000.0;
 
-/// [cos(t·w_i) | sin(t·w_i)], w_i = 10000^(-i / half).
-std::vector<float> sinusoid(double timestep, int64_t width) {
-  const int64_t half = width / 2;
-  std::vector<float> values(static_cast<size_t>(width), 0.0F);
-  for (int64_t i = 0; i < half; ++i) {
-    const double angle = timestep * std::pow(kMaxPeriod, -static_cast<double>(i) / static_cast<double>(half));
-    values[static_cast<size_t>(i)] = static_cast<float>(std::cos(angle));
-    values[static_cast<size_t>(half + i)] = static_cast<float>(std::sin(angle));
-  }
-  return values;
-}
-
 /// target = base + offset, with 1 added to the rows that are scales.
 void modulate(const float* base, const float* offset, int64_t dim, std::span<const bool> is_scale, float* target) {
   for (size_t row = 0; row < is_scale.size(); ++row) {
@@ -36,6 +24,17 @@ void modulate(const float* base, const float* offset, int64_t dim, std::span<con
 }
 
 }  // namespace
+
+std::vector<float> sinusoid(double timestep, int64_t width) {
+  const int64_t half = width / 2;
+  std::vector<float> values(static_cast<size_t>(width), 0.0F);
+  for (int64_t i = 0; i < half; ++i) {
+    const double angle = timestep * std::pow(kMaxPeriod, -static_cast<double>(i) / static_cast<double>(half));
+    values[static_cast<size_t>(i)] = static_cast<float>(std::cos(angle));
+    values[static_cast<size_t>(half + i)] = static_cast<float>(std::sin(angle));
+  }
+  return values;
+}
 
 TimeEmbedding load_time_embedding(const Loader& loader, const config::DitConfig& c) {
   return {loader.linear(spec_time_in(c)), loader.linear(spec_time_out(c)), loader.linear(spec_time_projection(c)),

@@ -59,9 +59,12 @@ class Loader {
   void check_complete(const config::DitConfig& c) const;
   [[nodiscard]] kernels::PackedLinear linear(const LinearSpec& spec) const;
   [[nodiscard]] AlignedBuffer<float> vector(const std::string& name, const std::vector<int64_t>& shape) const;
+  /// A matrix [out, in] as `held` says (fp32, bf16 or fp16).
+  void read_weight(const std::string& name, int64_t out, int64_t in, DType held, std::span<std::byte> target) const;
+  [[nodiscard]] const weights::Checkpoint& checkpoint() const noexcept { return checkpoint_; }
+  [[nodiscard]] const Holding& holding() const noexcept { return holding_; }
 
  private:
-  void read_weight(const std::string& name, int64_t out, int64_t in, DType held, std::span<std::byte> target) const;
   const weights::Checkpoint& checkpoint_;
   Holding holding_;
 };

@@ -2,6 +2,7 @@
 // The loaded parts of a model and what one pass hands from part to part.
 #pragma once
 #include <limits>
+#include <span>
 #include <vector>
 
 #include "dit/loader.h"
@@ -60,6 +61,29 @@ struct Workspace {
 };
 /// x [rows, width] := its rows order[0], order[1], …; in place.
 void permute_rows(float* x, int64_t rows, int64_t width, const int32_t* order);
+
+/// [cos(t·w_i) | sin(t·w_i)], w_i = 10000^(-i / half); in fp64.
+std::vector<float> sinusoid(double timestep, int64_t width);
+
+// What every model checks, wherever it runs.
+void check_model(const config::DitConfig& config, const Loader& loader, const Options& options);
+void check_grid(const config::DitConfig& config, const latent::Grid& grid);
+void check_call(const config::DitConfig& config, const latent::Grid& grid, const Options& options, const latent::Latent& x,
+                std::span<const LayerAttention> policy);
+void check_prompt(const config::DitConfig& config, int64_t dim, int64_t layers);
+/// Text rows as the model expects them: those of the prompt and one of zeros for all padding; see prompt.cpp.
+struct PromptRows {
+  int64_t keys = 0;
+  std::vector<float> rows;      ///< [keys, text_dim]
+  std::vector<float> key_bias;  ///< [keys]; empty if no row stands for padding
+};
+PromptRows prompt_rows(const config::DitConfig& config, const text::Embedding& embedding);
+
+/// Places of tokens in the blocks: [tokens] in t, h, w order of the i-th, and the inverse; empty in raster order.
+struct TokenPlaces {
+  std::vector<int32_t> order, place;
+};
+TokenPlaces token_places(attention::Order order, const latent::Grid& grid);
 
 struct BlockTimes {
   double attention_seconds = 0;

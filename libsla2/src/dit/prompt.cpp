@@ -22,24 +22,34 @@ AlignedBuffer<float> apply(const kernels::PackedLinear& linear, const float* x, 
 
 }  // namespace
 
-std::unique_ptr<Prompt> make_prompt(const config::DitConfig& c, const Loader& loader, const text::Embedding& embedding) {
-  using Kind = kernels::Epilogue::Kind;
+PromptRows prompt_rows(const config::DitConfig& c, const text::Embedding& embedding) {
   SLA2_CHECK(embedding.width == c.text_dim, SLA2_E_MODEL_MISMATCH,
              "prompt: the text encoder gives rows of {} numbers, this model expects {}; use the encoder it was trained with",
              embedding.width, c.text_dim);
   SLA2_CHECK(static_cast<int64_t>(embedding.rows.size()) == embedding.tokens * embedding.width, SLA2_E_ARGUMENT,
              "prompt: {} numbers for {} rows of {}", embedding.rows.size(), embedding.tokens, embedding.width);
+  const int64_t keys = prompt_keys(c, embedding.tokens), padding = c.text_len - embedding.tokens;
+  PromptRows prompt{keys, std::vector<float>(static_cast<size_t>(keys * c.text_dim), 0.0F), {}};
+  std::copy(embedding.rows.begin(), embedding.rows.end(), prompt.rows.begin());
+  if (padding > 0) {
+    prompt.key_bias.assign(static_cast<size_t>(keys), 0.0F);
+    prompt.key_bias.back() = static_cast<float>(std::log(static_cast<double>(padding)));
+  }
+  return prompt;
+}
+
+std::unique_ptr<Prompt> make_prompt(const config::DitConfig& c, const Loader& loader, const text::Embedding& embedding) {
+  using Kind = kernels::Epilogue::Kind;
+  const PromptRows input = prompt_rows(c, embedding);
+  const std::vector<float>& rows = input.rows;
   auto prompt = std::make_unique<Prompt>();
-  prompt->keys = prompt_keys(c, embedding.tokens);
+  prompt->keys = input.keys;
   prompt->dim = c.dim;
   prompt->layers = c.layers;
-  const int64_t keys = prompt->keys, padding = c.text_len - embedding.tokens;
-  std::vector<float> rows(static_cast<size_t>(keys * c.text_dim), 0.0F);
-  std::copy(embedding.rows.begin(), embedding.rows.end(), rows.begin());
-  if (padding > 0) {
-    prompt->key_bias = AlignedBuffer<float>(static_cast<size_t>(keys));
-    std::fill_n(prompt->key_bias.data(), keys, 0.0F);
-    prompt->key_bias[static_cast<size_t>(keys - 1)] = static_cast<float>(std::log(static_cast<double>(padding)));
+  const int64_t keys = prompt->keys;
+  if (!input.key_bias.empty()) {
+    prompt->key_bias = AlignedBuffer<float>(input.key_bias.size());
+    std::copy(input.key_bias.begin(), input.key_bias.end(), prompt->key_bias.data());
   }
   const AlignedBuffer<float> hidden = apply(loader.linear(spec_text_in(c)), rows.data(), keys, Kind::kGeluTanh);
   const AlignedBuffer<float> context = apply(loader.linear(spec_text_out(c)), hidden.data(), keys, Kind::kStore);

@@ -11,8 +11,6 @@ namespace sla2::dit {
 
 namespace {
 
-constexpr int64_t kTile = 4;  // of token order "tiles": 64 tokens, one block of keys
-
 class LoadedDit final : public Dit {
  public:
   LoadedDit(std::shared_ptr<const weights::Checkpoint> checkpoint, const Options& options, const CancelToken& cancel,
@@ -22,14 +20,7 @@ class LoadedDit final : public Dit {
         config_(config::read_dit_config(*checkpoint_)),
         holding_(choose_holding(config_, stored_type(*checkpoint_), options)),
         loader_(*checkpoint_, holding_) {
-    SLA2_CHECK(options_.token_chunk >= 0, SLA2_E_ARGUMENT, "token_chunk is {}, expected at least 1, or 0 for the default",
-               options_.token_chunk);
-    SLA2_CHECK(options_.pack == nullptr || static_cast<int64_t>(options_.pack->layers.size()) == config_.layers,
-               SLA2_E_MODEL_MISMATCH, "{}: a router pack of {} layers, the model has {}", checkpoint_->path(),
-               options_.pack->layers.size(), config_.layers);
-    SLA2_CHECK(!config_.image_branch, SLA2_E_UNSUPPORTED,
-               "{}: an image-to-video model; this version runs text-to-video models only", checkpoint_->path());
-    loader_.check_complete(config_);
+    check_model(config_, loader_, options_);
     const auto progress = [&](int64_t parts) {
       cancel.check();
       if (on_progress) on_progress(static_cast<double>(parts) / static_cast<double>(config_.layers + 1));
@@ -58,9 +49,7 @@ class LoadedDit final : public Dit {
  private:
   attention::Plan& self_plan(const LayerAttention& layer);
   attention::Plan& cross_plan(int64_t keys);
-  void order_tokens(const latent::Grid& grid);
   attention::Plan& keep(std::unique_ptr<attention::Plan>& slot, const attention::Config& config);
-  void check_input(const latent::Latent& x, const Prompt& prompt, std::span<const LayerAttention> policy) const;
 
   std::shared_ptr<const weights::Checkpoint> checkpoint_;
   Options options_;
@@ -74,7 +63,7 @@ class LoadedDit final : public Dit {
 
   latent::Grid grid_{};
   latent::RopeTables rope_;
-  std::vector<int32_t> order_, place_;  ///< of tokens; empty in raster order
+  TokenPlaces places_;
   Arena arena_;
   AlignedBuffer<std::byte> attention_workspace_;
   Workspace work_{};
@@ -83,10 +72,7 @@ class LoadedDit final : public Dit {
 };
 
 void LoadedDit::set_grid(const latent::Grid& grid) {
-  SLA2_CHECK(grid.tokens() > 0, SLA2_E_ARGUMENT, "grid {} x {} x {} has no tokens", grid.frames, grid.height, grid.width);
-  SLA2_CHECK(std::max({grid.frames, grid.height, grid.width}) <= config_.rope_max, SLA2_E_UNSUPPORTED,
-             "grid {} x {} x {}: this model knows {} positions an axis; make a smaller or shorter clip", grid.frames, grid.height,
-             grid.width, config_.rope_max);
+  check_grid(config_, grid);
   const Activations plan(config_, holding_, grid.tokens(), options_.token_chunk);
   self_plans_.clear();
   cross_plans_.clear();
@@ -121,22 +107,10 @@ void LoadedDit::set_grid(const latent::Grid& grid) {
             {rope_.cos_h.data(), rope_.sin_h.data(), rope_.pairs_h, grid.height},
             {rope_.cos_w.data(), rope_.sin_w.data(), rope_.pairs_w, grid.width}},
            nullptr};
-  order_tokens(grid);
+  places_ = token_places(options_.token_order, grid);
+  if (!places_.order.empty()) work_.rope.order = places_.order.data(), work_.place = places_.place.data();
   grid_ = grid;
   self_plan({});
-}
-
-void LoadedDit::order_tokens(const latent::Grid& grid) {
-  order_.clear();
-  place_.clear();
-  if (options_.token_order == attention::Order::kRaster) return;
-  const attention::Box box{grid.frames, grid.height, grid.width}, tile{kTile, kTile, kTile};
-  order_.resize(static_cast<size_t>(grid.tokens()));
-  place_.resize(order_.size());
-  attention::token_order(options_.token_order, box, tile, order_.data());
-  attention::invert_order(order_.data(), grid.tokens(), place_.data());
-  work_.rope.order = order_.data();
-  work_.place = place_.data();
 }
 
 attention::Plan& LoadedDit::keep(std::unique_ptr<attention::Plan>& slot, const attention::Config& config) {
@@ -158,29 +132,13 @@ attention::Plan& LoadedDit::cross_plan(int64_t keys) {
   return keep(cross_plans_[keys], cross_attention_config(config_, grid_.tokens(), keys, holding_.compute));
 }
 
-void LoadedDit::check_input(const latent::Latent& x, const Prompt& prompt, std::span<const LayerAttention> policy) const {
-  SLA2_CHECK(grid_.tokens() > 0, SLA2_E_STATE, "diffusion model: set_grid comes before forward");
-  SLA2_CHECK(x.channels == config_.in_channels && static_cast<int64_t>(x.values.size()) == x.size(), SLA2_E_ARGUMENT,
-             "diffusion model: latent of {} channels and {} values, expected {} channels", x.channels, x.values.size(),
-             config_.in_channels);
-  SLA2_CHECK(x.frames == grid_.frames && x.height == 2 * grid_.height && x.width == 2 * grid_.width, SLA2_E_ARGUMENT,
-             "diffusion model: latent {} x {} x {}, but the grid set is {} x {} x {} patches of 1 x 2 x 2", x.frames, x.height,
-             x.width, grid_.frames, grid_.height, grid_.width);
-  SLA2_CHECK(prompt.dim == config_.dim && prompt.layers == config_.layers, SLA2_E_ARGUMENT,
-             "diffusion model: this prompt was prepared for another model");
-  SLA2_CHECK(policy.empty() || static_cast<int64_t>(policy.size()) == config_.layers, SLA2_E_ARGUMENT,
-             "diffusion model: attention policy for {} layers, the model has {}", policy.size(), config_.layers);
-  for (const LayerAttention& layer : policy)
-    SLA2_CHECK(!layer.learned || options_.pack != nullptr, SLA2_E_ARGUMENT,
-               "diffusion model: a layer asks for what was learned, and no router pack was loaded");
-}
-
 void LoadedDit::forward(const latent::Latent& x, float timestep, const PromptContext& context,
                         std::span<const LayerAttention> policy, const CancelToken& cancel, latent::Latent& velocity,
                         ForwardReport* report) {
   const auto* prompt = dynamic_cast<const Prompt*>(&context);
   SLA2_CHECK(prompt != nullptr, SLA2_E_ARGUMENT, "diffusion model: the prompt does not come from prepare_prompt");
-  check_input(x, *prompt, policy);
+  check_call(config_, grid_, options_, x, policy);
+  check_prompt(config_, prompt->dim, prompt->layers);
   const size_t values = static_cast<size_t>(work_.tokens * config_.dim);
   const auto watch = [&](int64_t block) {
     if (options_.on_block) options_.on_block(block, {work_.x, values});

@@ -20,6 +20,7 @@ struct JobContext {
   std::shared_ptr<const OpenModel> model;
   Settings settings;
   MemoryPlanSummary plan;
+  Rung rung = Rung::kCpu;  ///< where the DiT is now
   Callbacks callbacks;
   std::vector<int32_t> ids, negative_ids;  ///< of the cleaned prompts
   JobState state;

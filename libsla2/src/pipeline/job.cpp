@@ -97,16 +97,19 @@ void draw_initial_noise(JobContext& job) {
   state.noise_state = noise.save();
 }
 
-std::unique_ptr<JobContext> make_context(std::shared_ptr<const Model> model, const config::ParamSet& params,
-                                         Callbacks callbacks) {
+std::unique_ptr<JobContext> make_context(std::shared_ptr<const Model> model, const config::ParamSet& params, Callbacks callbacks,
+                                         device::Gpu* stand_in = nullptr) {
   auto job = std::make_unique<JobContext>();
   job->model = std::static_pointer_cast<const OpenModel>(std::move(model));
   job->callbacks = std::move(callbacks);
-  job->settings = resolve_settings(job->parts(), params);
+  job->settings = resolve_settings(job->parts(), params, stand_in);
   tokenize(*job);
   job->plan = check_memory(job->parts(), job->settings, std::max(job->record.prompt_tokens, job->record.negative_tokens));
+  job->rung = job->plan.gpu.rung;
   job->settings.vae_tile = job->plan.vae_tile;
   job->settings.values.set_text("vae_tile", std::to_string(job->plan.vae_tile));  // a resumed run must decode the same way
+  if (job->settings.values.text("device") == "auto")  // so must this: other products, other last digits
+    job->settings.values.set_text("device", job->rung == Rung::kCpu ? "cpu" : "cuda");
   return job;
 }
 
@@ -174,8 +177,9 @@ void check_state_fits(const SavedJob& saved, const JobContext& job, const std::s
 
 }  // namespace
 
-std::unique_ptr<Job> Job::start(std::shared_ptr<const Model> model, const config::ParamSet& params, Callbacks callbacks) {
-  auto job = make_context(std::move(model), params, std::move(callbacks));
+std::unique_ptr<Job> Job::start(std::shared_ptr<const Model> model, const config::ParamSet& params, Callbacks callbacks,
+                                device::Gpu* stand_in) {
+  auto job = make_context(std::move(model), params, std::move(callbacks), stand_in);
   draw_initial_noise(*job);
   job->state.prompt_tokens = job->record.prompt_tokens;
   job->state.negative_tokens = job->record.negative_tokens;

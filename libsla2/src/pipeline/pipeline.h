@@ -10,6 +10,10 @@
 #include "config/params/params.h"
 #include "core/core.h"
 
+namespace sla2::device {
+class Gpu;
+}
+
 namespace sla2::pipeline {
 
 /// Opened and cross-checked from headers alone; weights are loaded by jobs. Immutable; share freely.
@@ -55,8 +59,10 @@ struct Outcome {
 /// A running generation on its own thread. cancel() and request_checkpoint() from any thread.
 class Job {
  public:
-  /// Check the settings and the memory plan, then start. Throws ARGUMENT | MEMORY | MODEL_MISMATCH before any heavy load.
-  static std::unique_ptr<Job> start(std::shared_ptr<const Model> model, const config::ParamSet& params, Callbacks callbacks);
+  /// Check the settings and the memory plan, then start. Throws ARGUMENT | MEMORY | MODEL_MISMATCH | DEVICE before any heavy
+  /// load. `stand_in`: for tests; takes the place of the GPU that the parameter device names, and outlives the job.
+  static std::unique_ptr<Job> start(std::shared_ptr<const Model> model, const config::ParamSet& params, Callbacks callbacks,
+                                    device::Gpu* stand_in = nullptr);
   /// Go on from a checkpoint. `changes` may differ from what was saved only where the result does not depend on it.
   static std::unique_ptr<Job> resume(std::shared_ptr<const Model> model, const std::string& checkpoint,
                                      const config::ParamSet& changes, Callbacks callbacks);

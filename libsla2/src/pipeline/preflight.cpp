@@ -10,13 +10,10 @@ namespace sla2::pipeline {
 
 namespace {
 
-constexpr double kMebi = 1024.0 * 1024.0;
 /// fp32 latents alive while sampling: x, two velocities, x before the step, three vectors of solver history.
 constexpr uint64_t kLatentsAlive = 7;
 /// Tiles tried in this order when whole frames do not fit; diffusers' own default is 256.
 constexpr std::array<int64_t, 5> kTiles{512, 384, 256, 192, 128};
-
-double mebi(uint64_t bytes) { return static_cast<double>(bytes) / kMebi; }
 
 uint64_t latent_bytes(const Settings& settings) { return static_cast<uint64_t>(settings.shape.size()) * sizeof(float); }
 
@@ -98,7 +95,16 @@ MemoryPlanSummary check_memory(const ModelParts& model, const Settings& settings
 
   std::string sample_text, decode_text;
   plan.text_bytes = text_working_bytes(model, tokens);
-  plan.sample_bytes = sampling_bytes(model, settings, settings.grid, latent_bytes(settings), tokens, &sample_text);
+  plan.gpu = plan_gpu(model, settings, tokens);
+  plan.notes = plan.gpu.notes;
+  if (plan.gpu.rung == Rung::kCpu) {
+    plan.sample_bytes = sampling_bytes(model, settings, settings.grid, latent_bytes(settings), tokens, &sample_text);
+  } else {
+    plan.sample_bytes = plan.gpu.pinned_bytes + latent_bytes(settings) * kLatentsAlive;
+    sample_text = fmt::format("{}: {}, {:.1f} MiB of {:.1f} MiB free\n{}\npinned memory of this machine: {:.1f} MiB\n",
+                              settings.gpu->info().name, rung_text(plan.gpu.rung), mebi(plan.gpu.planned_bytes),
+                              mebi(plan.gpu.free_bytes), plan.gpu.text, mebi(plan.gpu.pinned_bytes));
+  }
   plan.decode_bytes = decoding_bytes(model, settings, plan.vae_tile, &decode_text);
   if (plan.decode_bytes > plan.limit_bytes && plan.vae_tile == 0) {
     for (const int64_t tile : kTiles) {

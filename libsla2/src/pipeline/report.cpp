@@ -89,6 +89,13 @@ std::string report_json(const ModelParts& model, const Settings& settings, const
   root["lora"] = lora_report(settings);
   root["pack"] = pack_report(model, settings);
   root["linears"] = linear_bits(model, settings);
+  root["device"] = {{"gpu", settings.gpu == nullptr ? ordered_json(nullptr) : ordered_json(settings.gpu->info().name)},
+                    {"dit", record.dit_where},
+                    {"products", record.products},
+                    {"text_encoder", "the CPU"},
+                    {"vae", "the CPU"},
+                    {"planned_bytes", plan.gpu.planned_bytes},
+                    {"free_bytes", plan.gpu.free_bytes}};
   root["fallbacks"] = record.fallbacks;
   root["memory"] = {{"planned_bytes", plan.peak_bytes()},        {"planned_text_bytes", plan.text_bytes},
                     {"planned_sample_bytes", plan.sample_bytes}, {"planned_decode_bytes", plan.decode_bytes},

@@ -27,6 +27,7 @@ struct RunRecord {
   int prompt_tokens = 0, negative_tokens = 0, prompt_dropped = 0, negative_dropped = 0;
   bool embedding_from_cache = false;
   double load_seconds = 0, text_seconds = 0, sample_seconds = 0, decode_seconds = 0, total_seconds = 0;
+  std::string dit_where = "not loaded", products;  ///< in words, as it was last
   std::vector<double> step_seconds;
   std::vector<LayerTotals> layers;
   std::vector<std::string> fallbacks;

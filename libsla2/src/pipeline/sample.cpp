@@ -52,46 +52,86 @@ class SamplingRun {
  private:
   [[nodiscard]] double share() const { return static_cast<double>(job_.state.step) / settings_.steps(); }
 
+  [[nodiscard]] bool on_gpu() const { return job_.rung != Rung::kCpu; }
   [[nodiscard]] bool below_fp32() const {
     if (job_.state.use_fp32) return false;
+    if (on_gpu()) return true;
     return settings_.linear_bits < 16 || settings_.precision == dit::Precision::kBf16 ||
            (settings_.precision == dit::Precision::kAuto && has_fast_bf16());
   }
 
-  /// Load the DiT and everything that depends on the prompts and the grid; also after a change of precision.
+  /// Load the DiT and everything that depends on the prompts and the grid; also after a change of precision. A GPU whose memory
+  /// does not do gives way rung by rung.
   void load() {
     const auto start = std::chrono::steady_clock::now();
-    positive_.reset();
-    negative_.reset();
-    dit_.reset();  // two copies of the weights must never be alive at once
-    dit::Options options;
-    options.precision = job_.state.use_fp32 ? dit::Precision::kF32 : settings_.precision;
-    options.token_order = settings_.attention.token_order;
-    options.pack = settings_.attention.pack;
-    if (!job_.state.use_fp32) options.linear_bits = settings_.linear_bits;
+    if (job_.state.use_fp32) job_.rung = Rung::kCpu;  // tensor cores have no fp32
+    while (true) {
+      positive_.reset();
+      negative_.reset();
+      dit_.reset();  // two copies of the weights must never be alive at once
+      try {
+        load_once();
+        break;
+      } catch (const Error& error) {
+        step_down(error);
+      }
+    }
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    job_.note([&](RunRecord& r) {
+      r.load_seconds += seconds;
+      r.dit_where = rung_text(job_.rung);
+      r.products = dit_->products();
+    });
+  }
+
+  void load_once() {
+    dit::Options options = dit_options(settings_, job_.rung);
+    if (job_.state.use_fp32) options.precision = dit::Precision::kF32, options.linear_bits = dit::Options().linear_bits;
     constexpr int kUnits = 100;
-    dit_ = dit::Dit::load(dit::with_loras(job_.parts().dit, settings_.loras), options, job_.cancel,
-                          [&](double part) { meter_.report(Phase::kLoad, static_cast<int>(part * kUnits), kUnits, part); });
+    const auto progress = [&](double part) { meter_.report(Phase::kLoad, static_cast<int>(part * kUnits), kUnits, part); };
+    const auto weights = dit::with_loras(job_.parts().dit, settings_.loras);
+    dit_ = on_gpu() ? dit::Dit::load_on(*settings_.gpu, weights, options, job_.cancel, progress)
+                    : dit::Dit::load(weights, options, job_.cancel, progress);
     dit_->set_grid(settings_.grid);
     positive_ = dit_->prepare_prompt(job_.state.positive);
     if (settings_.guided()) negative_ = dit_->prepare_prompt(job_.state.negative);
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    job_.note([&](RunRecord& r) { r.load_seconds += seconds; });
+  }
+
+  /// To the next rung where the GPU's memory did not do; other errors go on their way.
+  void step_down(const Error& error) {
+    if (error.status() != SLA2_E_MEMORY || !on_gpu()) throw error;
+    const Rung next = static_cast<Rung>(static_cast<int>(job_.rung) + 1);
+    job_.fall_back(meter_, fmt::format("{} did not do ({}); next: {}", rung_text(job_.rung), error.what(), rung_text(next)));
+    job_.rung = next;
   }
 
   /// Guided velocity at step i into velocity_. @return the first bad block, -1 if every number is finite.
   int predict(int i, std::span<const dit::LayerAttention> policy) {
+    while (true) {
+      try {
+        return predict_once(i, policy);
+      } catch (const Error& error) {
+        step_down(error);
+      }
+      load();
+    }
+  }
+  int predict_once(int i, std::span<const dit::LayerAttention> policy) {
     const float timestep = settings_.schedule.timesteps[static_cast<size_t>(i)];
-    const auto forward = [&](const dit::PromptContext& prompt, latent::Latent& velocity) {
-      dit::ForwardReport report;
-      dit_->forward(job_.state.x, timestep, prompt, policy, job_.cancel, velocity, &report);
+    dit::ForwardReport first, second;
+    if (settings_.guided())
+      dit_->forward_pair(job_.state.x, timestep, *positive_, *negative_, policy, job_.cancel, velocity_, uncond_, &first,
+                         &second);
+    else
+      dit_->forward(job_.state.x, timestep, *positive_, policy, job_.cancel, velocity_, &first);
+    const auto judged = [&](const dit::ForwardReport& report, const latent::Latent& velocity) {
       job_.note([&](RunRecord& r) { r.add(report); });
       if (report.first_bad_block < 0 && !all_finite(velocity.values)) return static_cast<int>(dit_->config().layers);
       return report.first_bad_block;
     };
-    int bad = forward(*positive_, velocity_);
+    int bad = judged(first, velocity_);
     if (bad >= 0 || !settings_.guided()) return bad;
-    bad = forward(*negative_, uncond_);
+    bad = judged(second, uncond_);
     if (bad >= 0) return bad;
     sampler::apply_guidance(velocity_.values, uncond_.values, settings_.cfg_scale);
     return all_finite(velocity_.values) ? -1 : static_cast<int>(dit_->config().layers);

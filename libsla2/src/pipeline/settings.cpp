@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "pipeline/device_choice.h"
 #include "pipeline/loras.h"
 #include "pipeline/router_pack.h"
 #include "text/text.h"
@@ -96,7 +97,7 @@ void resolve_linear_bits(const ModelParts& model, Settings& settings) {
   dit::Options options;
   options.linear_bits = settings.linear_bits;
   const dit::LinearBits bits = dit::linear_bits(model.dit_config, options);
-  if (bits.activations < bits.weights)
+  if (bits.activations < bits.weights && settings.gpu == nullptr)
     settings.notes.push_back(
         fmt::format("linear_bits = {}: this CPU lacks VNNI, so activations get {} bits; a CPU with it errs less", bits.weights,
                     bits.activations));
@@ -104,7 +105,7 @@ void resolve_linear_bits(const ModelParts& model, Settings& settings) {
 
 }  // namespace
 
-Settings resolve_settings(const ModelParts& model, const config::ParamSet& params) {
+Settings resolve_settings(const ModelParts& model, const config::ParamSet& params, device::Gpu* stand_in) {
   Settings settings;
   settings.values = params;
   settings.values.fill_from(model.defaults);
@@ -134,6 +135,7 @@ Settings resolve_settings(const ModelParts& model, const config::ParamSet& param
   resolve_attention(model, settings);
   tell_kappas(model, settings);
   settings.precision = dit_precision(values.text("precision"));
+  settings.gpu = choose_gpu(values.text("device"), stand_in, settings.notes);
   resolve_linear_bits(model, settings);
   settings.vae_precision = vae_precision(values.text("vae_precision"));
   settings.vae_tile = values.integer("vae_tile");

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "config/params/params.h"
+#include "device/device.h"
 #include "dit/dit.h"
 #include "latent/latent.h"
 #include "pipeline/attention_schedule.h"
@@ -54,6 +55,7 @@ struct Settings {
 
   AttentionSettings attention;
   std::vector<weights::LoraFile> loras;
+  device::Gpu* gpu = nullptr;  ///< where the DiT shall run; null: the CPU
   dit::Precision precision = dit::Precision::kAuto;
   int linear_bits = 16;
   vae::Precision vae_precision = vae::Precision::kAuto;
@@ -69,8 +71,9 @@ struct Settings {
   [[nodiscard]] bool guided() const noexcept { return cfg_scale != 1.0f; }
 };
 
-/// Throws ARGUMENT for values that contradict each other or the model.
-Settings resolve_settings(const ModelParts& model, const config::ParamSet& params);
+/// Throws ARGUMENT for values that contradict each other or the model, DEVICE where a GPU is asked for and there is none.
+/// `stand_in`: see Job::start.
+Settings resolve_settings(const ModelParts& model, const config::ParamSet& params, device::Gpu* stand_in = nullptr);
 
 /// What self-attention does in each layer at `step`: mode, then the schedule's rules, then dense guards; empty: every layer full
 /// in 16 bits.

@@ -59,6 +59,12 @@ inline constexpr KernelHome kKernels[] = {
     {"sla2_backward_keys_128", "backward_keys_128"},
     {"sla2_backward_linear_128", "backward_linear_128"},
     {"sla2_backward_linear_keys_128", "backward_linear_128"},
+    {"sla2_gemm_bf16", "gemm_bf16"},
+    {"sla2_gemm_int8", "gemm_int8"},
+    {"sla2_layer_norm", "model_rows"},
+    {"sla2_quantise", "model_rows"},
+    {"sla2_rms_norm", "model_rows"},
+    {"sla2_modulate", "model_rows"},
 };
 
 /// Null where there is no such kernel.

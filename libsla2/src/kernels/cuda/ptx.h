@@ -127,6 +127,7 @@ SLA2_DEVICE double add_rounded(double x, double y) { return __dadd_rn(x, y); }
 SLA2_DEVICE float add_rounded(float x, float y) { return __fadd_rn(x, y); }
 SLA2_DEVICE double root_of(double x) { return __dsqrt_rn(x); }
 SLA2_DEVICE float largest(float x, float y) { return fmaxf(x, y); }  ///< of what is a number
+SLA2_DEVICE float inverse_root(float x) { return __frsqrt_rn(x); }
 SLA2_DEVICE float log2_of(float x) { return log2f(x); }
 SLA2_DEVICE float exp_of(float x) { return expf(x); }
 SLA2_DEVICE float log_of(float x) { return logf(x); }

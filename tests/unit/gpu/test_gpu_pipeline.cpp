@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole generations of the trained small model with its diffusion transformer on the emulated GPU, beside the CPU's.
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "pipeline/device_choice.h"
+#include "pipeline/pipeline.h"
+#include "random_dit.h"
+
+namespace sla2::gpu_test {
+namespace {
+
+using nlohmann::json;
+
+std::shared_ptr<const pipeline::Model> small_world() {
+  static const auto model = pipeline::Model::open(SLA2_SOURCE_DIR "/presets/models/small_world", {});
+  return model;
+}
+
+struct Clip {
+  std::vector<float> latent;
+  std::vector<uint8_t> rgb;
+  json report;
+  pipeline::Outcome outcome;
+};
+
+config::ParamSet small_job() {
+  config::ParamSet params;
+  for (const auto& [name, value] : {std::pair{"prompt", "a red ball bounces"},
+                                    {"width", "64"},
+                                    {"height", "64"},
+                                    {"frames", "5"},
+                                    {"steps", "2"},
+                                    {"cfg_scale", "2"},
+                                    {"seed", "3"}})
+    params.set_text(name, value);
+  return params;
+}
+
+Clip generate(config::ParamSet params, device::Gpu* gpu) {
+  const std::filesystem::path file =
+      std::filesystem::temp_directory_path() / fmt::format("sla2_gpu_clip_{}.safetensors", ::getpid());
+  params.set_text("latent_out", file.string());
+  if (gpu != nullptr) params.set_text("device", "cuda");
+  Clip clip;
+  pipeline::Callbacks callbacks;
+  callbacks.on_frames = [&](const pipeline::Frames& frames) {
+    const auto bytes =
+        static_cast<size_t>(frames.width) * static_cast<size_t>(frames.height) * 3 * static_cast<size_t>(frames.count);
+    clip.rgb.insert(clip.rgb.end(), frames.rgb, frames.rgb + bytes);
+    return SLA2_OK;
+  };
+  const auto job = pipeline::Job::start(small_world(), params, callbacks, gpu);
+  clip.outcome = job->wait();
+  clip.report = json::parse(job->report());
+  if (clip.outcome.status != SLA2_OK) return clip;
+  const auto latent = weights::SafetensorsFile::open(file.string());
+  const weights::TensorInfo& info = latent->tensors().front();
+  clip.latent.resize(static_cast<size_t>(info.element_count()));
+  latent->read_bytes(info, 0, std::as_writable_bytes(std::span(clip.latent)));
+  std::filesystem::remove(file);
+  return clip;
+}
+
+}  // namespace
+
+TEST_CASE("a clip of the small model from a GPU is the CPU's within bf16") {
+  emulator::EmulatedDevice gpu(89, kShared, kPlenty);
+  config::ParamSet exact = small_job(), narrow = small_job();
+  exact.set_text("precision", "fp32");
+  narrow.set_text("precision", "bf16");
+  const Clip expected = generate(exact, nullptr), on_cpu = generate(narrow, nullptr), got = generate(small_job(), &gpu);
+  REQUIRE(expected.outcome.text.empty());
+  REQUIRE(got.outcome.text.empty());
+  const double ours = distance(got.latent, expected.latent), cpus = distance(on_cpu.latent, expected.latent);
+  INFO("from fp32: the GPU " << ours << ", bf16 on the CPU " << cpus);
+  CHECK(ours < 0.02);
+  CHECK(ours < 2 * cpus);
+  double error = 0;
+  REQUIRE(got.rgb.size() == expected.rgb.size());
+  for (size_t i = 0; i < got.rgb.size(); ++i)
+    error += std::abs(static_cast<double>(got.rgb[i]) - static_cast<double>(expected.rgb[i]));
+  CHECK(error / static_cast<double>(got.rgb.size()) < 2);  // of 255 steps
+  CHECK(got.report["device"]["dit"] == "all weights on the GPU");
+  CHECK(got.report["device"]["gpu"] == "emulated GPU");
+  CHECK(got.report["layers"][0]["forwards"] == 4);
+  CHECK(expected.report["device"]["dit"] == "the CPU");
+  CHECK(expected.report["device"]["gpu"].is_null());
+  CHECK(gpu.used_bytes() == 0);
+  CHECK(gpu.complaints().empty());
+}
+
+TEST_CASE("a GPU whose memory does not do gives way in a fixed order, saying so, with the same bits") {
+  config::ParamSet params = small_job();
+  for (const auto& [name, value] : {std::pair{"frames", "1"}, {"steps", "1"}}) params.set_text(name, value);
+  emulator::EmulatedDevice plenty(80, kShared, kPlenty);
+  const Clip expected = generate(params, &plenty);
+  REQUIRE(expected.outcome.text.empty());
+  const auto notes = [](const Clip& clip) { return clip.report["fallbacks"].dump(); };
+  using Catch::Matchers::Contains;
+
+  SECTION("known beforehand: the plan does not fit") {
+    emulator::EmulatedDevice small(80, kShared, expected.report["device"]["planned_bytes"].get<uint64_t>());
+    const Clip got = generate(params, &small);
+    REQUIRE(got.outcome.text.empty());
+    CHECK_THAT(notes(got), Contains("not all weights on the GPU: that needs"));
+    CHECK(got.report["device"]["dit"] == "weights streamed through three places on the GPU");
+    CHECK(got.latent == expected.latent);
+  }
+  SECTION("an allocation fails while the model is loaded") {
+    emulator::EmulatedDevice failing(80, kShared, kPlenty);
+    failing.fail_allocation(3);
+    const Clip got = generate(params, &failing);
+    REQUIRE(got.outcome.text.empty());
+    CHECK_THAT(notes(got),
+               Contains("all weights on the GPU did not do") && Contains("next: weights streamed through three places"));
+    CHECK(got.latent == expected.latent);
+    CHECK(failing.used_bytes() == 0);
+  }
+  SECTION("nothing fits: the CPU") {
+    emulator::EmulatedDevice tiny(80, kShared, 100000);
+    const Clip got = generate(params, &tiny);
+    REQUIRE(got.outcome.text.empty());
+    CHECK_THAT(notes(got), Contains("not weights streamed through two places") && Contains("runs on the CPU"));
+    CHECK(got.report["device"]["dit"] == "the CPU");
+    CHECK(got.latent == generate(params, nullptr).latent);
+  }
+}
+
+TEST_CASE("the order in which a GPU gives way") {
+  CHECK(pipeline::weight_slots(pipeline::Rung::kResident) == 0);
+  CHECK(pipeline::weight_slots(pipeline::Rung::kThreePlaces) == 3);
+  CHECK(pipeline::weight_slots(pipeline::Rung::kTwoPlaces) == 2);
+  CHECK(pipeline::Rung::kResident < pipeline::Rung::kThreePlaces);
+  CHECK(pipeline::Rung::kTwoPlaces < pipeline::Rung::kCpu);
+}
+
+TEST_CASE("words of the parameter device") {
+  std::vector<std::string> notes;
+  emulator::EmulatedDevice gpu(80, kShared, kPlenty);
+  CHECK(pipeline::choose_gpu("cpu", &gpu, notes) == nullptr);
+  for (const char* word : {"auto", "cuda", "cuda:0", "cuda:12"}) CHECK(pipeline::choose_gpu(word, &gpu, notes) == &gpu);
+  for (const char* word : {"", "gpu", "cuda:", "cuda:-1", "cuda:1x", "CUDA"})
+    CHECK_THROWS_WITH(pipeline::choose_gpu(word, &gpu, notes), Catch::Matchers::Contains("expected cpu, auto, cuda"));
+  if (device::report().missing.empty()) return;  // this machine has a GPU
+  CHECK(pipeline::choose_gpu("auto", nullptr, notes) == nullptr);
+  try {
+    (void)pipeline::choose_gpu("cuda", nullptr, notes);
+    FAIL("a GPU was found");
+  } catch (const Error& error) {
+    CHECK(error.status() == SLA2_E_DEVICE);
+    CHECK_THAT(error.what(),
+               Catch::Matchers::Contains(device::report().missing) && Catch::Matchers::Contains("set device to cpu"));
+  }
+}
+
+TEST_CASE("what a GPU does not do is refused, or left to the CPU where nobody insisted") {
+  emulator::EmulatedDevice gpu(80, kShared, kPlenty);
+  config::ParamSet params = small_job();
+  for (const auto& [name, value] : {std::pair{"precision", "fp32"}, {"frames", "1"}, {"steps", "1"}})
+    params.set_text(name, value);
+  CHECK_THROWS_WITH(generate(params, &gpu), Catch::Matchers::Contains("precision is fp32"));
+  params.set_text("device", "auto");
+  const auto job = pipeline::Job::start(small_world(), params, {}, &gpu);
+  CHECK(job->wait().status == SLA2_OK);
+  CHECK_THAT(job->report(), Catch::Matchers::Contains("device auto: the CPU, because"));
+  CHECK(json::parse(job->report())["settings"]["device"] == "cpu");
+}
+
+}  // namespace sla2::gpu_test
