@@ -35,6 +35,7 @@ int64_t EmulatedDevice::launches(const std::string& kernel) const {
 
 void* EmulatedDevice::allocate(uint64_t bytes) {
   const bool fails = failing_ == 0;
+  ++allocations_;
   if (failing_ >= 0) --failing_;
   SLA2_CHECK(!fails && used_ + bytes <= memory_bytes_, SLA2_E_MEMORY, "device {}: {} bytes cannot be had; {} of {} are free",
              info_.name, bytes, memory_bytes_ - used_, memory_bytes_);

@@ -27,6 +27,7 @@ class EmulatedDevice final : public device::Gpu {
   /// The n-th allocation from now on (0: the next) fails as if memory were full; once.
   void fail_allocation(int n) { failing_ = n; }
   void set_memory(uint64_t bytes) { memory_bytes_ = bytes; }
+  [[nodiscard]] int allocations() const { return allocations_; }  ///< asked for so far
   [[nodiscard]] uint64_t used_bytes() const { return used_; }
   [[nodiscard]] uint64_t peak_bytes() const { return peak_; }
   [[nodiscard]] uint64_t bytes_copied_in() const { return copied_in_; }
@@ -93,7 +94,7 @@ class EmulatedDevice final : public device::Gpu {
   device::GpuInfo info_;
   uint64_t memory_bytes_, used_ = 0, peak_ = 0, copied_in_ = 0;
   Copies copies_;
-  int failing_ = -1;
+  int failing_ = -1, allocations_ = 0;
   bool running_soon_ = false;
   std::map<std::byte*, Block> blocks_, pinned_;
   std::map<std::string, int64_t> launches_;

@@ -128,6 +128,28 @@ TEST_CASE("a GPU whose memory does not do gives way in a fixed order, saying so,
   }
 }
 
+TEST_CASE("an allocation that fails in the middle of a step costs nothing but the step") {
+  config::ParamSet params = small_job();  // the workspace of sparse attention is asked for when the first step needs it
+  for (const auto& [name, value] : {std::pair{"width", "96"},
+                                    {"height", "96"},
+                                    {"steps", "1"},
+                                    {"cfg_scale", "1"},
+                                    {"attention", "sla2"},
+                                    {"sparsity", "0.5"}})
+    params.set_text(name, value);
+  emulator::EmulatedDevice plenty(80, kShared, kPlenty), failing(80, kShared, kPlenty);
+  const Clip expected = generate(params, &plenty);
+  REQUIRE(expected.outcome.text.empty());
+  CHECK(expected.report["layers"][0]["sparse_forwards"] == 1);
+  failing.fail_allocation(plenty.allocations() - 1);
+  const Clip got = generate(params, &failing);
+  REQUIRE(got.outcome.text.empty());
+  CHECK(got.report["device"]["dit"] == "weights streamed through three places on the GPU");
+  CHECK(got.report["fallbacks"].size() == 1);
+  CHECK(got.latent == expected.latent);
+  CHECK(failing.used_bytes() == 0);
+}
+
 TEST_CASE("the order in which a GPU gives way") {
   CHECK(pipeline::weight_slots(pipeline::Rung::kResident) == 0);
   CHECK(pipeline::weight_slots(pipeline::Rung::kThreePlaces) == 3);
