@@ -70,9 +70,8 @@ def test_equals_the_cpu(mode: str, bits: int) -> None:
     theirs, told = sla2.attention(q, k, v, mode=mode, sparsity=0.8, bits=bits, return_info=True)
     assert ours.is_cuda and facts["mode_used"] == told["mode_used"]
     assert float((ours.cpu().float() - theirs.float()).norm() / theirs.float().norm()) < 2e-2
-    if facts["blocks"] is not None:
-        assert torch.equal(facts["blocks"][1].cpu(), torch.from_numpy(told["blocks"][1]))
-        assert torch.equal(facts["blocks"][0].cpu(), torch.from_numpy(told["blocks"][0]))
+    for gpu, cpu in zip(facts["blocks"], told["blocks"], strict=True):
+        assert torch.equal(gpu.cpu(), torch.from_numpy(cpu))
 
 
 @on_gpu
@@ -86,3 +85,22 @@ def test_runs_on_the_current_stream() -> None:
     again = sla2.attention(late, late, late, sparsity=0.5)
     torch.cuda.synchronize()
     assert torch.equal(ours, again)
+
+
+@on_gpu
+@pytest.mark.parametrize("mode", ["full", "sla2", "sparse_only", "linear_only", "l_plus_s"])
+def test_gradients_equal_the_cpus(mode: str) -> None:
+    from sla2 import autograd
+
+    generator = torch.Generator().manual_seed(4)
+    q, k, v, d_out = (torch.randn(1, 2, 700, 128, generator=generator).bfloat16() for _ in range(4))
+    mix = torch.tensor([[0.6, 0.5], [0.4, -0.2]]) if mode == "sla2" else None
+
+    def gradients(device: str) -> list[torch.Tensor]:
+        inputs = [x.detach().to(device).requires_grad_() for x in (q, k, v)]
+        learned = None if mix is None else mix.to(device).requires_grad_()
+        out = autograd.attention(*inputs, mode=mode, sparsity=0.75, mix=learned)
+        return [x.cpu().float() for x in torch.autograd.grad(out, [*inputs, *([] if learned is None else [learned])], d_out.to(device))]
+
+    for ours, theirs in zip(gradients("cuda"), gradients("cpu"), strict=True):
+        assert float((ours - theirs).norm() / theirs.norm()) < 3e-2

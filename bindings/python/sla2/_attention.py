@@ -233,12 +233,11 @@ def attention(
         shape = (plan.config["batch"], plan.config["heads"], plan.config["query_tokens"])
         on_gpu = "device_id" in plan.config
         outputs["lse"] = _gpu.zeros(q, shape, "float32") if on_gpu else np.empty(shape, np.float32)
-        if not on_gpu or mode not in ("full", "linear_only"):  # on a GPU there is a list where a router makes one
-            outputs["index"], outputs["count"] = plan.new_list(q)
+        outputs["index"], outputs["count"] = plan.new_list(q)
     facts = plan.run(_gather(q, k, v, learned), outputs, probe=probe, threads=threads)
     if not return_info:
         return result
-    return result, facts | {"lse": outputs["lse"], "blocks": (outputs["index"], outputs["count"]) if "index" in outputs else None}
+    return result, facts | {"lse": outputs["lse"], "blocks": (outputs["index"], outputs["count"])}
 
 
 def route(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sla2.attention with gradients, for torch on the CPU.
+"""sla2.attention with gradients, for torch: on the CPU, and on CUDA devices where the library has kernels.
 
 >>> out = sla2.autograd.attention(q, k, v, router_q=w_q, router_k=w_k, mix=alpha, sparsity=0.9)
 >>> out.sum().backward()
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sla2 import _gpu
 from sla2._attention import Attention, _configure, _plan
 
 _LEARNED = ("router_q", "router_k", "mix", "proj", "proj_bias", "gate")
@@ -50,16 +51,16 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """out, lse [B,H,N], index [B,H,T_m,most] and count [B,H,T_m] of the blocks kept."""
     plan = _plan_of(config)
-    index, count = plan.new_list()
+    index, count = (torch.as_tensor(x) for x in plan.new_list(q))
     out = torch.empty_like(q)
-    lse = torch.empty(plan.config["batch"], plan.config["heads"], plan.config["query_tokens"])
+    lse = q.new_empty((plan.config["batch"], plan.config["heads"], plan.config["query_tokens"]), dtype=torch.float32)
     learned = dict(zip(_LEARNED, (router_q, router_k, mix, proj, proj_bias, gate), strict=True))
     plan.run(
         _contiguous({"q": q, "k": k, "v": v, **learned}),
         {"out": out, "lse": lse, "index": index, "count": count},
         threads=torch.get_num_threads(),
     )
-    return out, lse, torch.from_numpy(index), torch.from_numpy(count)
+    return out, lse, index, count
 
 
 @_forward.register_fake
@@ -95,7 +96,7 @@ def _backward(
     gradients = {name: torch.empty_like(value) for name, value in tensors.items()}
     saved: dict[str, Any] = {"d_out": d_out.detach().contiguous()}
     if plan.config["mode"] not in ("full", "linear_only") and not plan.config.get("tau"):
-        saved |= {"index": index.numpy(), "count": count.numpy()}
+        saved |= {"index": index, "count": count}
     if out is not None and lse is not None:
         saved |= {"out": out.detach(), "lse": lse.detach()}
     plan.backward(tensors, saved, gradients, threads=torch.get_num_threads())
@@ -177,6 +178,8 @@ def attention_and_blocks(
     """As attention(), with what else the forward pass returns: out, lse [B,H,N], index [B,H,T_m,most] and count [B,H,T_m]."""
     learned = [options.pop(name, None) for name in _LEARNED]
     options["mix"] = mix_mode
-    config = str(_configure(q, k, mode, sparsity, router, bits, products, layout, options))
+    device = _gpu.place_of(q)
+    products = products or ("bf16" if device else None)
+    config = str(device | _configure(q, k, mode, sparsity, router, bits, products, layout, options))
     out, lse, index, count = torch.ops.sla2.attention_forward(q, k, v, *learned, config)
     return out, lse, index, count

@@ -135,7 +135,7 @@ class _LayerAttention:
         options.pop("threads")
         options["mix_mode"] = options.pop("mix", "head_affine_lse")
         tensors: dict[str, Any] = {
-            ("mix" if name == "mix_values" else name): torch.from_numpy(np.ascontiguousarray(x)) for name, x in learned.items()
+            ("mix" if name == "mix_values" else name): torch.from_numpy(np.ascontiguousarray(x)).to(q.device) for name, x in learned.items()
         }
         return autograd.attention(q, k, v, layout="BNHD", **options, **tensors)
 
