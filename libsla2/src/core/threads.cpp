@@ -11,12 +11,22 @@
 #ifdef SLA2_THREADS_OPENMP
 #include <omp.h>
 #endif
+#if defined(__unix__)
+#include <pthread.h>
+#endif
 
 namespace sla2 {
 
 namespace {
 thread_local int t_count = 0;
-}
+
+/// In a forked child OpenMP's pool is a list of threads that are not there, and waiting for them never ends: such a process works
+/// on the thread that calls. Results do not depend on it.
+std::atomic<bool> g_forked{false};
+#if defined(__unix__)
+[[maybe_unused]] const int g_watching = pthread_atfork(nullptr, nullptr, [] { g_forked = true; });
+#endif
+}  // namespace
 
 void set_thread_count(int count) noexcept {
   t_count = std::max(count, 0);
@@ -25,7 +35,10 @@ void set_thread_count(int count) noexcept {
 #endif
 }
 
-int thread_count() noexcept { return t_count > 0 ? t_count : physical_threads(); }
+int thread_count() noexcept {
+  if (g_forked) return 1;
+  return t_count > 0 ? t_count : physical_threads();
+}
 
 ThreadCountScope::ThreadCountScope(int count) noexcept : count_(t_count) {
 #ifdef SLA2_THREADS_OPENMP
