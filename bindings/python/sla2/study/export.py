@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import UMT5EncoderModel
 
+from ..training import files
 from ..training.names import original as dit_name
 from . import dit_train, text, vae_train
 
@@ -52,11 +52,7 @@ def vae_name(name: str, res_blocks: int) -> str:
 
 def _write(path: Path, tensors: dict[str, Tensor], config: dict, command: str) -> None:
     """Write one file; its metadata holds the configuration as a JSON string."""
-    save_file(
-        {k: v.contiguous() for k, v in tensors.items()},
-        path,
-        metadata={"format": "pt", "config": json.dumps(config), "licence": LICENCE, "trained_by": command},
-    )
+    files.save(path, tensors, {"format": "pt", "config": json.dumps(config), "licence": LICENCE, "trained_by": command})
     print(f"{path.name}: {len(tensors)} tensors, {path.stat().st_size / 2**20:.2f} MiB")
 
 
