@@ -48,6 +48,8 @@ def test_stop_and_resume(tool, environment, sla2, tiny_model, tmp_path, whole, s
     assert checkpoint.is_file()
     if sent != signal.SIGKILL:
         assert command == f"sla2 resume {checkpoint}"
+    else:  # as if killed while it wrote the next one
+        (tmp_path / ".png.sla2ckpt.part").write_bytes(b"half of it")
     sla2("resume", checkpoint)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
     assert leftovers(tmp_path) == ["png"]

@@ -189,6 +189,7 @@ std::unique_ptr<Job> Job::start(std::shared_ptr<const Model> model, const config
 std::unique_ptr<Job> Job::resume(std::shared_ptr<const Model> model, const std::string& checkpoint,
                                  const config::ParamSet& changes, Callbacks callbacks) {
   SavedJob saved = read_checkpoint(checkpoint);
+  weights::discard_partial(checkpoint);  // the stopped run may have been killed while it wrote the next one
   check_same_weights(saved, opened(*model).parts(), checkpoint);
   const config::ParamSet values = merged_for_resume(saved.values, changes);
   check_same_pack(saved, values, checkpoint);

@@ -121,8 +121,11 @@ struct OutputTensor {
   std::vector<int64_t> shape;
   const void* data;
 };
-/// Write atomically: temporary name beside it, fsync, rename. Throws FILE_WRITE and leaves nothing behind on failure.
+/// Write atomically: ".NAME.part" beside it, fsync, rename. Throws FILE_WRITE and leaves nothing behind on failure. Writers of
+/// one file, in any process, wait for each other.
 void write_safetensors(const std::string& path, std::span<const OutputTensor> tensors,
                        const std::map<std::string, std::string>& metadata = {});
+/// Remove what a killed process left of its write_safetensors(path), unless somebody is writing it now.
+void discard_partial(const std::string& path) noexcept;
 
 }  // namespace sla2::weights

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // write_safetensors: tensors in, one file out, whole or not at all.
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <system_error>
@@ -65,28 +65,42 @@ std::string make_header(const std::string& path, std::span<const OutputTensor> t
   return text;
 }
 
-/// A file under a temporary name that vanishes unless published.
+std::string partial_name(const std::string& target) {
+  const std::filesystem::path path(target);
+  return (path.parent_path() / fmt::format(".{}.part", path.filename().string())).string();
+}
+
+/// Whether the descriptor's file still has this name: whoever held the lock before us may have renamed or removed it.
+bool is_named(int descriptor, const std::string& name) {
+  struct stat opened {
+  }, named{};
+  return ::fstat(descriptor, &opened) == 0 && ::stat(name.c_str(), &named) == 0 && opened.st_ino == named.st_ino &&
+         opened.st_dev == named.st_dev;
+}
+
+/// A file under a temporary name that vanishes unless published. The name is fixed, so that what a killed process left is
+/// overwritten by the next; a lock makes writers of one target wait for each other.
 class TemporaryFile {
  public:
-  explicit TemporaryFile(const std::string& target) : target_(target) {
-    const std::filesystem::path path(target);
-    constexpr int kAttempts = 100;
-    for (int attempt = 0; attempt < kAttempts && descriptor_ < 0; ++attempt) {
-      const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
-      name_ =
-          (path.parent_path() / fmt::format(".{}.{}-{:x}.part", path.filename().string(), ::getpid(), now + attempt)).string();
-      descriptor_ = ::open(name_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);  // the umask narrows it
-      if (descriptor_ < 0 && errno != EEXIST) break;
+  explicit TemporaryFile(const std::string& target) : target_(target), name_(partial_name(target)) {
+    for (;;) {
+      descriptor_ = ::open(name_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);  // the umask narrows it
+      if (descriptor_ < 0) give_up("cannot be created", errno);
+      while (::flock(descriptor_, LOCK_EX) != 0 && errno == EINTR) {
+      }
+      if (is_named(descriptor_, name_)) break;
+      ::close(descriptor_);
     }
-    if (descriptor_ < 0) {
+    if (::ftruncate(descriptor_, 0) != 0) {
       const int code = errno;
-      name_.clear();
-      give_up("cannot be created", code);
+      ::close(descriptor_);
+      give_up("cannot be emptied", code);
     }
   }
   ~TemporaryFile() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-    if (!name_.empty()) ::unlink(name_.c_str());
+    if (descriptor_ < 0) return;
+    ::unlink(name_.c_str());  // before the lock goes
+    ::close(descriptor_);
   }
   TemporaryFile(const TemporaryFile&) = delete;
   TemporaryFile& operator=(const TemporaryFile&) = delete;
@@ -112,10 +126,8 @@ class TemporaryFile {
   }
   void publish() {
     if (::fsync(descriptor_) != 0) give_up("cannot be flushed to disk", errno);
-    const int closed = ::close(std::exchange(descriptor_, -1));
-    if (closed != 0) give_up("cannot be closed", errno);
     if (::rename(name_.c_str(), target_.c_str()) != 0) give_up("cannot be renamed into place", errno);
-    name_.clear();
+    ::close(std::exchange(descriptor_, -1));  // after the rename: the lock keeps the name ours; all is on disk already
     // The rename itself must survive a power cut; a folder that cannot be flushed is no reason to fail.
     const std::string parent = std::filesystem::path(target_).parent_path().string();
     const int folder = ::open(parent.empty() ? "." : parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -150,6 +162,17 @@ void write_safetensors(const std::string& path, std::span<const OutputTensor> te
   file.write(header.data(), header_bytes);
   for (size_t i = 0; i < tensors.size(); ++i) file.write(tensors[i].data, sizes[i]);
   file.publish();
+}
+
+void discard_partial(const std::string& path) noexcept {
+  try {
+    const std::string name = partial_name(path);
+    const int descriptor = ::open(name.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (descriptor < 0) return;
+    if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0 && is_named(descriptor, name)) ::unlink(name.c_str());
+    ::close(descriptor);
+  } catch (...) {  // no memory for the name: what is left stays
+  }
 }
 
 }  // namespace sla2::weights

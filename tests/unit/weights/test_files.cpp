@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files that are cut, flipped, shrinking or absent; and the writer.
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
+#include <fstream>
 #include <random>
+#include <thread>
 
 #include "weights_fixture.h"
 
@@ -149,6 +153,44 @@ TEST_CASE("the writer replaces whole files and leaves nothing behind when it fai
   const mode_t mask = ::umask(0);
   ::umask(mask);
   CHECK((status.st_mode & 0777) == (0666 & ~mask));
+}
+
+TEST_CASE("what a killed writer left is written over, or discarded unless somebody holds it") {
+  const Folder folder;
+  const std::string path = folder / "out.safetensors", partial = folder / ".out.safetensors.part";
+  const std::array<float, 2> numbers{1, 2};
+  const OutputTensor good{"a", DType::kF32, {2}, numbers.data()};
+  std::ofstream(partial) << std::string(1 << 20, 'x');
+  write_safetensors(path, std::span(&good, 1));
+  CHECK(std::filesystem::file_size(path) < 1000);
+  CHECK_FALSE(std::filesystem::exists(partial));
+
+  std::ofstream(partial) << "x";
+  const int writer = ::open(partial.c_str(), O_WRONLY);
+  REQUIRE(::flock(writer, LOCK_EX) == 0);
+  discard_partial(path);
+  CHECK(std::filesystem::exists(partial));
+  ::close(writer);
+  discard_partial(path);
+  CHECK_FALSE(std::filesystem::exists(partial));
+  discard_partial(path);                         // nothing there
+  discard_partial(folder / "no/such/folder.x");  // nor here
+  CHECK(std::filesystem::exists(path));
+}
+
+TEST_CASE("writers of one file wait for each other") {
+  const Folder folder;
+  const std::string path = folder / "out.safetensors";
+  const std::vector<float> numbers(10000, 1.0F);
+  const auto write = [&](int writer) {
+    const OutputTensor tensor{fmt::format("t{}", writer), DType::kF32, {10000}, numbers.data()};
+    for (int i = 0; i < 20; ++i) write_safetensors(path, std::span(&tensor, 1));
+  };
+  std::vector<std::thread> writers;
+  for (int i = 0; i < 4; ++i) writers.emplace_back(write, i);
+  for (std::thread& writer : writers) writer.join();
+  CHECK(SafetensorsFile::open(path)->tensors().size() == 1);
+  CHECK(std::distance(std::filesystem::directory_iterator(folder.path()), std::filesystem::directory_iterator()) == 1);
 }
 
 }  // namespace sla2::weights::test
