@@ -10,6 +10,7 @@
 #include <deque>
 #include <mutex>
 #include <new>
+#include <utility>
 
 #include "errors.h"
 #include "tensor.h"
@@ -78,10 +79,8 @@ sla2_attention_config read_config(const py::dict& values) {
   return c;
 }
 
-/// Where a call on a GPU runs: workspace in its memory, owned by the caller, and the stream; empty on the CPU.
-struct Place {
-  uintptr_t workspace = 0, stream = 0;
-};
+/// Where a call on a GPU runs: workspace in its memory, owned by the caller, and the stream; zeros on the CPU.
+using Place = std::pair<uintptr_t, uintptr_t>;
 
 /// A plan with its scratch. Calls from several threads wait for each other. A plan of a GPU ("device_id" in the configuration)
 /// has no scratch of its own: each call brings it, from the allocator that its tensors come from.
@@ -117,8 +116,7 @@ class Plan {
   }
 
   /// tensors: q, k, v and learned ones; outputs: out, lse, index with count. @return facts about the call
-  py::dict run(const py::dict& tensors, const py::dict& outputs, double probe_fraction, int threads,
-               std::pair<uintptr_t, uintptr_t> at) {
+  py::dict run(const py::dict& tensors, const py::dict& outputs, double probe_fraction, int threads, Place at) {
     Inputs in(tensors);
     Members to(outputs);
     sla2_attention_outputs o;
@@ -139,7 +137,7 @@ class Plan {
           const sla2_status status = sla2_attention_run(plan_, exec, &in.qkv, &in.params, scratch, bytes, &o);
           return status != SLA2_OK ? status : sla2_attention_get_stats(plan_, &stats);
         },
-        bytes, threads, {at.first, at.second});
+        bytes, threads, at);
     py::dict facts;
     facts["mode_used"] = stats.mode_used;
     facts["sparsity"] = stats.achieved_sparsity;
@@ -154,7 +152,7 @@ class Plan {
     return facts;
   }
 
-  void route(const py::dict& tensors, const py::dict& outputs, int threads, std::pair<uintptr_t, uintptr_t> at) {
+  void route(const py::dict& tensors, const py::dict& outputs, int threads, Place at) {
     Inputs in(tensors);
     Members to(outputs);
     List list(to, true);
@@ -163,12 +161,11 @@ class Plan {
         [&](void* scratch, const sla2_exec* exec) {
           return sla2_attention_route(plan_, exec, &in.qkv, &in.params, scratch, bytes, list.get());
         },
-        bytes, threads, {at.first, at.second});
+        bytes, threads, at);
   }
 
   /// saved: d_out, out, lse, index with count; gradients: one array for each that is wanted.
-  void backward(const py::dict& tensors, const py::dict& saved, const py::dict& gradients, int threads,
-                std::pair<uintptr_t, uintptr_t> at) {
+  void backward(const py::dict& tensors, const py::dict& saved, const py::dict& gradients, int threads, Place at) {
     Inputs in(tensors);
     Members from(saved), to(gradients);
     sla2_attention_saved s;
@@ -186,7 +183,7 @@ class Plan {
     const uint64_t bytes = backward_workspace_bytes();
     call([&](void* scratch,
              const sla2_exec* exec) { return sla2_attention_backward(plan_, exec, &in.qkv, &in.params, &s, scratch, bytes, &g); },
-         bytes, threads, {at.first, at.second});
+         bytes, threads, at);
   }
 
  private:
@@ -255,14 +252,14 @@ class Plan {
     if (gpu) {
       exec.device_type = SLA2_DEVICE_CUDA;
       exec.device_id = device_id_;
-      exec.stream = reinterpret_cast<void*>(at.stream);
+      exec.stream = reinterpret_cast<void*>(at.second);
     }
     sla2_status status = SLA2_OK;
     std::string text;
     {
       const py::gil_scoped_release release;
       const std::lock_guard lock(mutex_);
-      status = work(gpu ? reinterpret_cast<void*>(at.workspace) : scratch_.at_least(bytes), &exec);
+      status = work(gpu ? reinterpret_cast<void*>(at.first) : scratch_.at_least(bytes), &exec);
       if (status != SLA2_OK) text = sla2_last_error();
     }
     if (status != SLA2_OK) raise(status, text);
@@ -292,11 +289,10 @@ void define_attention(py::module_& m) {
       .def_property_readonly("workspace_bytes", &Plan::workspace_bytes)
       .def_property_readonly("backward_workspace_bytes", &Plan::backward_workspace_bytes)
       .def("run", &Plan::run, py::arg("tensors"), py::arg("outputs"), py::arg("probe_fraction"), py::arg("threads"),
-           py::arg("at") = std::pair<uintptr_t, uintptr_t>(0, 0))
-      .def("route", &Plan::route, py::arg("tensors"), py::arg("outputs"), py::arg("threads"),
-           py::arg("at") = std::pair<uintptr_t, uintptr_t>(0, 0))
+           py::arg("at") = Place())
+      .def("route", &Plan::route, py::arg("tensors"), py::arg("outputs"), py::arg("threads"), py::arg("at") = Place())
       .def("backward", &Plan::backward, py::arg("tensors"), py::arg("saved"), py::arg("gradients"), py::arg("threads"),
-           py::arg("at") = std::pair<uintptr_t, uintptr_t>(0, 0));
+           py::arg("at") = Place());
   m.def("token_order", &token_order, py::arg("kind"), py::arg("box"), py::arg("tile"));
 }
 

@@ -149,11 +149,9 @@ Description describe_lora(const SourceSet& set) {
   for (const auto& [name, entry] : set.entries) {
     wan = wan || name.find("self_attn") != std::string::npos || name.find("cross_attn") != std::string::npos ||
           name.find(".attn1.") != std::string::npos || name.find(".attn2.") != std::string::npos;
-    if (name.ends_with(".diff") || name.ends_with(".diff_b")) ++differences;
-    if (name.find(".lora_A") == std::string::npos && name.find("lora_down") == std::string::npos &&
-        name.find("lora.down") == std::string::npos && name.find(".lora_a.") == std::string::npos) {
-      continue;
-    }
+    const LoraPart part = lora_name(name).part;
+    if (part == LoraPart::kDiff || part == LoraPart::kBiasDiff) ++differences;
+    if (part != LoraPart::kDown) continue;
     ++pairs;
     if (!entry.info->shape.empty()) rank = std::max(rank, entry.info->shape.front());
   }

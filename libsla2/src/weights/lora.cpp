@@ -14,24 +14,6 @@
 namespace sla2::weights {
 namespace {
 
-enum class Part : uint8_t { kDown, kUp, kAlpha, kDiff, kBiasDiff };
-struct Ending {
-  std::string_view text;
-  Part part;
-};
-constexpr std::array<Ending, 13> kEndings{{{".lora_A.weight", Part::kDown},
-                                           {".lora_down.weight", Part::kDown},
-                                           {".lora_A.default.weight", Part::kDown},
-                                           {".lora.down.weight", Part::kDown},
-                                           {".lora_a.weight", Part::kDown},
-                                           {".lora_B.weight", Part::kUp},
-                                           {".lora_up.weight", Part::kUp},
-                                           {".lora_B.default.weight", Part::kUp},
-                                           {".lora.up.weight", Part::kUp},
-                                           {".lora_b.weight", Part::kUp},
-                                           {".alpha", Part::kAlpha},
-                                           {".diff", Part::kDiff},
-                                           {".diff_b", Part::kBiasDiff}}};
 struct Relative {
   std::string_view mark, name;
 };
@@ -153,24 +135,20 @@ LoraFile open_lora(const LoraSource& source, const Checkpoint& base) {
   const Modules modules(base);
   std::map<std::string, double> alphas;
   for (const TensorInfo& tensor : lora.file->tensors()) {
-    const auto ending =
-        std::find_if(kEndings.begin(), kEndings.end(), [&](const Ending& e) { return tensor.name.ends_with(e.text); });
-    std::string name;
-    if (ending != kEndings.end())
-      name = modules.find(std::string_view(tensor.name).substr(0, tensor.name.size() - ending->text.size()),
-                          ending->part == Part::kBiasDiff);
+    const auto [kind, module] = lora_name(tensor.name);
+    const std::string name = kind == LoraPart::kNone ? std::string() : modules.find(module, kind == LoraPart::kBiasDiff);
     if (name.empty()) {
       lora.unused.push_back(tensor.name);
       continue;
     }
-    if (ending->part == Part::kAlpha) {
+    if (kind == LoraPart::kAlpha) {
       SLA2_CHECK(tensor.element_count() == 1, SLA2_E_FILE_FORMAT, "{}: '{}' has {} numbers, expected one", source.path,
                  tensor.name, tensor.element_count());
       alphas[name] = read_lora(lora, tensor).front();
       continue;
     }
     LoraChange& change = lora.changes[name];
-    const TensorInfo*& part = ending->part == Part::kDown ? change.down : ending->part == Part::kUp ? change.up : change.diff;
+    const TensorInfo*& part = kind == LoraPart::kDown ? change.down : kind == LoraPart::kUp ? change.up : change.diff;
     SLA2_CHECK(part == nullptr, SLA2_E_FILE_FORMAT, "{}: '{}' and '{}' are the same part of {}; the file is damaged", source.path,
                part->name, tensor.name, name);
     part = &tensor;

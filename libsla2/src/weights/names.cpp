@@ -227,8 +227,23 @@ constexpr std::array<Marker, 12> kMarkers{{
     {Kind::kTaehv, Naming::kOriginal, "decoder.1.weight", "decoder.3.conv.0.weight"},
 }};
 
-constexpr std::array<std::string_view, 7> kLoraEndings{
-    ".lora_A.weight", ".lora_down.weight", ".lora_A.default.weight", ".lora.down.weight", ".lora_a.weight", ".diff", ".diff_b"};
+struct LoraEnding {
+  std::string_view text;
+  LoraPart part;
+};
+constexpr std::array<LoraEnding, 13> kLoraEndings{{{".lora_A.weight", LoraPart::kDown},
+                                                   {".lora_down.weight", LoraPart::kDown},
+                                                   {".lora_A.default.weight", LoraPart::kDown},
+                                                   {".lora.down.weight", LoraPart::kDown},
+                                                   {".lora_a.weight", LoraPart::kDown},
+                                                   {".lora_B.weight", LoraPart::kUp},
+                                                   {".lora_up.weight", LoraPart::kUp},
+                                                   {".lora_B.default.weight", LoraPart::kUp},
+                                                   {".lora.up.weight", LoraPart::kUp},
+                                                   {".lora_b.weight", LoraPart::kUp},
+                                                   {".alpha", LoraPart::kAlpha},
+                                                   {".diff", LoraPart::kDiff},
+                                                   {".diff_b", LoraPart::kBiasDiff}}};
 
 constexpr std::string_view kSharedRelativeBias = "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight";
 constexpr std::string_view kSecondLayer = "encoder.block.1.layer.0.SelfAttention.q.weight";
@@ -237,6 +252,13 @@ constexpr std::string_view kSecondLayer = "encoder.block.1.layer.0.SelfAttention
 
 std::span<const std::string_view> known_prefixes() noexcept { return kPrefixes; }
 
+LoraName lora_name(std::string_view tensor) noexcept {
+  const auto ending =
+      std::find_if(kLoraEndings.begin(), kLoraEndings.end(), [&](const LoraEnding& e) { return tensor.ends_with(e.text); });
+  if (ending == kLoraEndings.end()) return {};
+  return {ending->part, tensor.substr(0, tensor.size() - ending->text.size())};
+}
+
 bool is_storage_name(std::string_view name) noexcept {
   constexpr std::array<std::string_view, 7> kEndings{".scale_weight", ".weight_scale",   ".scale_input", ".input_scale",
                                                      ".comfy_quant",  ".weight_scale_2", "scaled_fp8"};
@@ -244,8 +266,9 @@ bool is_storage_name(std::string_view name) noexcept {
 }
 
 NameScheme recognise(const std::vector<std::string>& names) {
-  const auto is_lora = [](const std::string& name) {
-    return std::any_of(kLoraEndings.begin(), kLoraEndings.end(), [&](auto ending) { return name.ends_with(ending); });
+  const auto is_lora = [](const std::string& name) {  // alpha alone says nothing: router packs have one
+    const LoraPart part = lora_name(name).part;
+    return part != LoraPart::kNone && part != LoraPart::kAlpha;
   };
   if (std::any_of(names.begin(), names.end(), is_lora)) return {Kind::kLora, Naming::kUnknown, "", 0};
 

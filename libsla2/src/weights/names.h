@@ -29,6 +29,14 @@ std::string canonical_name(std::string_view name, const NameScheme& scheme);
 /// What may stand before a model's own names: "model.diffusion_model.", "transformer." …, and nothing.
 std::span<const std::string_view> known_prefixes() noexcept;
 
+/// What a tensor is in a LoRA or weight-difference file, and the module it belongs to.
+enum class LoraPart : uint8_t { kNone, kDown, kUp, kAlpha, kDiff, kBiasDiff };
+struct LoraName {
+  LoraPart part = LoraPart::kNone;
+  std::string_view module;
+};
+LoraName lora_name(std::string_view tensor) noexcept;
+
 /// Names that carry scales and markers of quantised storage: ".scale_weight", ".weight_scale", "scaled_fp8" …
 bool is_storage_name(std::string_view name) noexcept;
 
