@@ -55,6 +55,7 @@ function(sla2_embed_cuda_modules variable)
   endforeach()
   string(APPEND text "\nnamespace sla2::device {\n\nstd::span<const Module> embedded_modules() noexcept {\n"
                      "  static constexpr Module kModules[] = {\n${table}  };\n  return kModules;\n}\n\n}  // namespace sla2::device\n")
+  add_custom_target(sla2_cuda_modules DEPENDS ${binaries})
   set(generated ${folder}/modules.cpp)
   file(CONFIGURE OUTPUT ${generated} CONTENT "${text}" @ONLY)
   set_source_files_properties(${generated} PROPERTIES OBJECT_DEPENDS "${binaries}")
