@@ -21,6 +21,7 @@ JobRequest prepare_generate(const SettingsSource& source, const OutputChoice& ou
   request.plan = output.plan;
   request.params = std::move(settings.params);
   request.model = settings.model;
+  request.lora_digests = std::move(settings.lora_digests);
   require_something_to_write(request, "add -o out.mp4 (or .webm, .gif, a folder for PNGs), --sheet sheet.png or --latent-out");
   if (param_text(request.params.get(), "prompt").empty()) fail(SLA2_E_ARGUMENT, "no prompt: add -p \"what the clip shows\"");
   request.checkpoint = param_text(request.params.get(), "checkpoint");

@@ -116,6 +116,20 @@ class Attached {
   CancelPoint& point_;
 };
 
+/// Says which LoRA files are not those of the run that is repeated. The library reads their digests when the job starts.
+void tell_changed_loras(const std::vector<std::string>& expected, const std::string& report, JobObserver& observer) {
+  if (expected.empty()) return;
+  const auto told = nlohmann::json::parse(report, nullptr, false);
+  if (!told.is_object() || !told.contains("lora") || !told["lora"].is_array()) return;
+  for (size_t i = 0; i < std::min(expected.size(), told["lora"].size()); ++i) {
+    const auto& lora = told["lora"][i];
+    if (expected[i].empty() || lora.value("digest", "") == expected[i]) continue;
+    observer.on_note(
+        fmt::format("WARNING: --from: {} is not the LoRA that the run was made with (digest {}, now {}): the clip will differ",
+                    lora.value("path", ""), expected[i], lora.value("digest", "")));
+  }
+}
+
 }  // namespace
 
 void CancelPoint::cancel() {
@@ -174,6 +188,7 @@ JobResult run_job(const JobRequest& request, JobObserver& observer, CancelPoint&
       if (!request.checkpoint.empty()) write_note(request.checkpoint, {request.plan, request.keep_checkpoint});
       const std::string early =
           text_of([&](char* buffer, uint64_t capacity) { return sla2_job_report(job.get(), buffer, capacity); });
+      tell_changed_loras(request.lora_digests, early, observer);
       bridge.set_texts(param_text(request.params.get(), "prompt"), make_metadata(request.params.get(), early));
     } catch (...) {
       trouble = std::current_exception();

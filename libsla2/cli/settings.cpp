@@ -40,11 +40,19 @@ void merge_earlier_run(sla2_params* params, const fs::path& path) {
 
 namespace {
 
-/// What --from says of the pack that clip was made with: repeating it with another one would not be repeating it.
-void check_repeated_pack(const SettingsSource& source, const std::string& pack) {
+bool is_flag(const SettingsSource& source, const char* name) {
+  return std::any_of(source.values.begin(), source.values.end(), [&](const auto& value) { return value.first == name; });
+}
+
+/// What --from says of how the clip came about.
+json repeated_report(const SettingsSource& source) {
   const std::optional<json> clip = read_metadata(source.from);
-  const json report =
-      clip ? clip->value("report", json::object()) : json::parse(read_text(source.from, kLargestSettingsFile), nullptr, false);
+  return clip ? clip->value("report", json::object()) : json::parse(read_text(source.from, kLargestSettingsFile), nullptr, false);
+}
+
+/// Repeating a clip with another pack would not be repeating it.
+void check_repeated_pack(const SettingsSource& source, const std::string& pack) {
+  const json report = repeated_report(source);
   if (!report.is_object() || !report.contains("pack") || !report["pack"].is_object()) return;
   const std::string before = report["pack"].value("digest", "");
   const std::string info = text_of([&](char* buffer, uint64_t capacity) {
@@ -65,8 +73,7 @@ void check_repeated_pack(const SettingsSource& source, const std::string& pack) 
 void locate_pack(const SettingsSource& source, Settings& settings) {
   const std::string given = param_text(settings.params.get(), "pack");
   if (given.empty()) return;
-  const auto flag = [](const auto& value) { return value.first == "pack"; };
-  const bool by_flag = std::any_of(source.values.begin(), source.values.end(), flag);
+  const bool by_flag = is_flag(source, "pack");
   fs::path pack = given;
   std::error_code error;
   if (!by_flag && !source.preset.empty() && !fs::exists(pack, error)) {
@@ -81,10 +88,19 @@ void locate_pack(const SettingsSource& source, Settings& settings) {
   if (!by_flag && !source.from.empty()) check_repeated_pack(source, pack.string());
 }
 
+std::vector<std::string> repeated_loras(const SettingsSource& source) {
+  std::vector<std::string> digests;
+  if (source.from.empty() || is_flag(source, "lora")) return digests;
+  const json report = repeated_report(source);
+  if (!report.is_object() || !report.contains("lora") || !report["lora"].is_array()) return digests;
+  for (const json& lora : report["lora"]) digests.push_back(lora.is_object() ? lora.value("digest", "") : "");
+  return digests;
+}
+
 }  // namespace
 
 Settings gather_settings(const SettingsSource& source) {
-  Settings settings{make_params(), ""};
+  Settings settings{make_params(), "", repeated_loras(source)};
   fs::path beside;
   if (!source.from.empty()) merge_earlier_run(settings.params.get(), source.from);
   if (!source.preset.empty()) {

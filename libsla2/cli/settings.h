@@ -19,6 +19,7 @@ struct SettingsSource {
 struct Settings {
   Params params;  ///< "model" set to the located path
   std::string model;
+  std::vector<std::string> lora_digests;  ///< of the run that --from repeats; empty: any will do
 };
 
 /// Throws ARGUMENT, FILE_*.
