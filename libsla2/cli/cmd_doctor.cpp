@@ -81,8 +81,7 @@ json folder_report(const fs::path& folder) {
 
 void line(bool good, const std::string& text) { std::puts(fmt::format("  {} {}", good ? "+" : "-", text).c_str()); }
 
-/// Each GPU, or what is missing for one. Their kernels compute attention on device tensors inside the library; the tool itself
-/// runs on the CPU.
+/// Each GPU, or what is missing for one.
 void print_gpus(const json& cuda) {
   for (const json& gpu : cuda.value("gpus", json::array()))
     line(cuda.value("kernels_built", false),

@@ -2,9 +2,12 @@
 # CUDA kernels: nvcc makes one fat binary per file, a generated source embeds them. No CUDA runtime, no driver needed here.
 set(SLA2_CUDA_ARCHITECTURES "80;86;89;90;120" CACHE STRING "Architectures of the CUDA kernels; the quick path of tests takes one")
 set(SLA2_CUDA_PTX "90" CACHE STRING "Architecture of the PTX for GPUs to come; empty: none")
+set(SLA2_CUDA_MODULES "" CACHE PATH "Kernels that another tree of these sources has compiled (its generated/cuda); empty: nvcc compiles them here")
 find_program(SLA2_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
 mark_as_advanced(SLA2_NVCC)
-if(SLA2_NVCC)
+if(SLA2_CUDA_MODULES)
+  message(STATUS "SLA2_BUILD_CUDA: kernels of ${SLA2_CUDA_MODULES}")
+elseif(SLA2_NVCC)
   execute_process(COMMAND ${SLA2_NVCC} --version OUTPUT_VARIABLE version RESULT_VARIABLE failed ERROR_QUIET)
   string(REGEX MATCH "release ([0-9]+\\.[0-9]+)" found "${version}")
   if(failed OR NOT found OR CMAKE_MATCH_1 VERSION_LESS 12.8)
@@ -35,7 +38,6 @@ function(sla2_embed_cuda_modules variable)
   set(table "")
   foreach(source IN LISTS CUDA_KERNEL_SOURCES)
     get_filename_component(name ${source} NAME_WE)
-    set(binary ${folder}/${name}.fatbin)
     set(its_code ${code})
     if(name MATCHES "^hopper_")  # wgmma is in the architecture's own target, and in no PTX for others
       if(NOT 90 IN_LIST SLA2_CUDA_ARCHITECTURES)
@@ -43,10 +45,18 @@ function(sla2_embed_cuda_modules variable)
       endif()
       set(its_code -gencode arch=compute_90a,code=sm_90a)
     endif()
-    add_custom_command(OUTPUT ${binary} DEPENDS ${cuda}/${source} ${headers}
-      COMMAND ${SLA2_NVCC} -fatbin -std=c++20 -O3 --expt-relaxed-constexpr -Xptxas -v -I${PROJECT_SOURCE_DIR}/libsla2/src ${its_code}
-              -o ${binary} ${cuda}/${source} > ${folder}/${name}.ptxas 2>&1
-      COMMENT "CUDA module ${name}; what nvcc says goes to ${folder}/${name}.ptxas" VERBATIM)
+    if(SLA2_CUDA_MODULES)
+      set(binary ${SLA2_CUDA_MODULES}/${name}.fatbin)
+      if(NOT EXISTS ${binary})
+        message(FATAL_ERROR "SLA2_CUDA_MODULES: ${binary} is missing; build the target sla2_cuda_modules of that tree first")
+      endif()
+    else()
+      set(binary ${folder}/${name}.fatbin)
+      add_custom_command(OUTPUT ${binary} DEPENDS ${cuda}/${source} ${headers}
+        COMMAND ${SLA2_NVCC} -fatbin -std=c++20 -O3 --expt-relaxed-constexpr -Xptxas -v -I${PROJECT_SOURCE_DIR}/libsla2/src ${its_code}
+                -o ${binary} ${cuda}/${source} > ${folder}/${name}.ptxas 2>&1
+        COMMENT "CUDA module ${name}; what nvcc says goes to ${folder}/${name}.ptxas" VERBATIM)
+    endif()
     list(APPEND binaries ${binary})
     string(APPEND text "asm(\".section .rodata\\n.balign 64\\n.globl sla2_module_${name}\\n.hidden sla2_module_${name}\\n"
                        "sla2_module_${name}:\\n.incbin \\\"${binary}\\\"\\n.byte 0\\n.previous\\n\");\n"

