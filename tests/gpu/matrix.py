@@ -1,4 +1,4 @@
-# SPDX - License - Identifier : Apache - 2.0
+# SPDX-License-Identifier: Apache-2.0
 """The matrix in docs/kernels/cuda.md: what runs on which GPU, as the library itself answers.
 
 python tests/gpu/matrix.py BUILD            exit code 1 where the document says something else

@@ -62,7 +62,7 @@ struct Counts {
 /// w.order: dropped blocks, kept ones, the rest, each ascending. What one branch reads is then one stretch, and so is the rest.
 Counts sort_by_mark(int64_t count, const uint8_t* marks, int32_t* order) {
   int64_t at = 0;
-  int64_t ends[3];
+  int64_t ends[3] = {};
   for (const uint8_t mark : {kDropped, kKept, kRest}) {
     for (int64_t j = 0; j < count; ++j)
       if (marks[j] == mark) order[at++] = static_cast<int32_t>(j);

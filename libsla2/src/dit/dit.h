@@ -40,7 +40,7 @@ struct LayerAttention {
   int64_t min_tokens = 0;  ///< fewer tokens than this run as full where that is the same kind of thing; see attention::Config
   bool learned = false;    ///< reads what Options::pack holds for the layer
   int32_t mix_set = 0;     ///< and of its mixing numbers those of this κ
-  auto operator<=>(const LayerAttention&) const = default;
+  auto operator<=>(const LayerAttention&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 reads a 0 into it
 };
 
 struct Options {

@@ -25,7 +25,7 @@ std::vector<float> WeightReader::read_exact(const std::string& name, const std::
   return values;
 }
 
-std::vector<float> WeightReader::read(const std::string& name, std::vector<int64_t> shape) const {
+std::vector<float> WeightReader::read(const std::string& name, const std::vector<int64_t>& shape) const {
   std::vector<float> values = read_exact(name, shape);
   if (round_)
     for (float& value : values) value = bf16_to_f32(f32_to_bf16(value));

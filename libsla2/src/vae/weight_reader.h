@@ -35,7 +35,7 @@ class WeightReader {
   WeightReader(Fetch fetch, bool bf16, const Format& format);
   static WeightReader from(const weights::Checkpoint& checkpoint, bool bf16);
 
-  [[nodiscard]] std::vector<float> read(const std::string& name, std::vector<int64_t> shape) const;
+  [[nodiscard]] std::vector<float> read(const std::string& name, const std::vector<int64_t>& shape) const;
   /// Conv2d with [out,in,kh,kw] weights, or Conv3d 1x1x1 where `rank` is 5.
   [[nodiscard]] kernels::PackedConv conv(const std::string& name, const kernels::ConvGeometry& geometry, int rank = 4) const;
   /// Conv3d [out,in,3,k,k]; rows [first_out, first_out + out) of a tensor with `all_out` rows.

@@ -65,12 +65,14 @@ void to_state(const Product& p, int64_t row, int64_t column, void* out) {
 }
 
 using TileOp = void (*)(const Product&, int64_t, int64_t, void*);
+// NOLINTBEGIN(bugprone-macro-parentheses): names of templates
 #define SLA2_VECS(name, rows) \
   { name<rows, 1>, name<rows, 2>, name<rows, 3>, name<rows, 4> }
 constexpr TileOp kToRows[kRows][kVecs] = {SLA2_VECS(to_rows, 1), SLA2_VECS(to_rows, 2), SLA2_VECS(to_rows, 3),
                                           SLA2_VECS(to_rows, 4)};
 constexpr TileOp kToState[kVecs] = SLA2_VECS(to_state, kRows);
 #undef SLA2_VECS
+// NOLINTEND(bugprone-macro-parentheses)
 
 /// A line of the right side is 256 bytes here: a strip of 64 columns of it stays in L1 while all rows pass.
 template <typename Choose>

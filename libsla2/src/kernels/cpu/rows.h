@@ -131,7 +131,7 @@ void merge_rows_with(const MergeInput& input, int64_t rows, int64_t dim, void* o
         const int64_t at = first + c / kPanel * panel_step + c % kPanel;
         auto x = hn::Zero(tag);
         if (ws != 0.0F) x = hn::Mul(hn::Set(tag, ws), hn::LoadU(tag, input.sparse + at));
-        if (wl != 0.0F) x = hn::MulAdd(hn::Set(tag, wl), hn::LoadU(tag, input.linear + at), x);
+        if (input.linear != nullptr && wl != 0.0F) x = hn::MulAdd(hn::Set(tag, wl), hn::LoadU(tag, input.linear + at), x);
         store(tag, x, type(), line, c);
       });
     }
