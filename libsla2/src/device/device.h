@@ -91,3 +91,4 @@ class Gpu : public Launcher {
 #include "device/handles.h"
 #include "device/layer_store.h"
 #include "device/ops.h"
+#include "device/text_ops.h"

@@ -37,6 +37,10 @@ class LayerStore {
   /// All layers in pinned memory, `slots` of them at a time on the GPU: the next ones come while one computes.
   static std::unique_ptr<LayerStore> streamed(Gpu& gpu, void* compute, int64_t layers, uint64_t bytes, int slots,
                                               const Fill& fill);
+  /// For networks that use each layer once and are not kept: every pass reads them anew, through as many places of pinned memory
+  /// as the GPU has. `fill` is kept, and called in begin() and done() while the GPU is in the layers before; what it throws comes
+  /// out of them. Layers are fetched in their order after a begin(), which must come first.
+  static std::unique_ptr<LayerStore> passing(Gpu& gpu, void* compute, int64_t layers, uint64_t bytes, int slots, Fill fill);
 };
 
 }  // namespace sla2::device
