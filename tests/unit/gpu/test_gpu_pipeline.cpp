@@ -169,6 +169,7 @@ TEST_CASE("the text encoder on a GPU: gives way to the CPU, and keeps its embedd
   const Clip first = generate(params, &gpu), second = generate(params, &again);
   REQUIRE(first.outcome.text.empty());
   CHECK(first.report["device"]["text_encoder"] == kTextOnGpu);
+  CHECK(first.report["device"]["text_planned_bytes"].get<uint64_t>() >= gpu.peak_bytes());
   CHECK(first.report["device"]["dit"] == "the CPU");    // there is only memory for the other
   CHECK(distance(first.latent, on_cpu.latent) < 0.02);  // other weights by 2^-9, and a transformer that rounds to bf16
   CHECK(gpu.launches("sla2_text_attention") > 0);
@@ -237,6 +238,7 @@ TEST_CASE("what a GPU does not do is refused, or left to the CPU where nobody in
   CHECK(job->wait().status == SLA2_OK);
   CHECK_THAT(job->report(), Catch::Matchers::Contains("device auto: the CPU, because"));
   CHECK(json::parse(job->report())["settings"]["device"] == "cpu");
+  CHECK(json::parse(job->report())["device"]["text_encoder"] == "the CPU");  // as a resumed run would have it
 }
 
 }  // namespace sla2::gpu_test

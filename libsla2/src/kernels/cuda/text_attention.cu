@@ -68,7 +68,7 @@ struct TextBlock {
     }
   }
 
-  /// Scores of a query to exp(score - largest). @return 1 / their sum
+  /// Scores of a query to exp(score - largest); a lane reads those that it wrote. @return 1 / their sum
   SLA2_DEVICE float exponentials(int32_t query) const {
     float top = -infinity(), sum = 0;
     for (int32_t key = lane; key < padded; key += 32) top = largest(top, shared_load<float>(score(query, key)));
@@ -130,7 +130,6 @@ SLA2_KERNEL(sla2_text_attention, kTextThreads, 1, TextAttentionParams) {
                         static_cast<int32_t>(thread_index() / 32) * kMine};
   block.load_queries();  // read after the first tile's barrier
   block.write_scores();
-  sync_warp();  // a warp's scores are its own
   float factor[kMine];
 #pragma unroll
   for (int32_t j = 0; j < kMine; ++j) factor[j] = block.exponentials(block.warp_query + j);
