@@ -89,4 +89,6 @@ class Gpu : public Launcher {
 }  // namespace sla2::device
 
 #include "device/handles.h"
+#include "device/layer_store.h"
 #include "device/ops.h"
+#include "device/text_ops.h"

@@ -92,7 +92,8 @@ std::string report_json(const ModelParts& model, const Settings& settings, const
   root["device"] = {{"gpu", settings.gpu == nullptr ? ordered_json(nullptr) : ordered_json(settings.gpu->info().name)},
                     {"dit", record.dit_where},
                     {"products", record.products},
-                    {"text_encoder", "the CPU"},
+                    {"text_encoder", record.text_where},
+                    {"text_planned_bytes", plan.text_encoder.planned_bytes},
                     {"vae", "the CPU"},
                     {"planned_bytes", plan.gpu.planned_bytes},
                     {"free_bytes", plan.gpu.free_bytes}};

@@ -65,6 +65,9 @@ inline constexpr KernelHome kKernels[] = {
     {"sla2_quantise", "model_rows"},
     {"sla2_rms_norm", "model_rows"},
     {"sla2_modulate", "model_rows"},
+    {"sla2_text_norm", "text_rows"},
+    {"sla2_text_gate", "text_rows"},
+    {"sla2_text_attention", "text_attention"},
 };
 
 /// Null where there is no such kernel.
