@@ -88,5 +88,6 @@ class Gpu : public Launcher {
 
 }  // namespace sla2::device
 
+#include "device/frame_ops.h"
 #include "device/handles.h"
 #include "device/ops.h"

@@ -36,4 +36,12 @@ class Launcher {
   [[nodiscard]] virtual uint32_t shared_bytes() const noexcept = 0;
 };
 
+/// Queue a kernel of `blocks` blocks; none: nothing.
+template <typename Params>
+void start(Launcher& launcher, void* stream, const char* kernel, int64_t blocks, uint32_t threads, uint32_t shared_bytes,
+           const Params& params) {
+  if (blocks == 0) return;
+  launcher.launch({kernel, static_cast<uint32_t>(blocks), 1, threads, shared_bytes, &params, sizeof params, stream});
+}
+
 }  // namespace sla2::device

@@ -65,6 +65,11 @@ inline constexpr KernelHome kKernels[] = {
     {"sla2_quantise", "model_rows"},
     {"sla2_rms_norm", "model_rows"},
     {"sla2_modulate", "model_rows"},
+    {"sla2_conv_96", "conv_bf16"},
+    {"sla2_conv_16", "conv_bf16"},
+    {"sla2_pixel_norm", "vae_rows"},
+    {"sla2_softmax_rows", "vae_rows"},
+    {"sla2_planes", "vae_rows"},
 };
 
 /// Null where there is no such kernel.
