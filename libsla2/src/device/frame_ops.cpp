@@ -42,12 +42,12 @@ void FrameOps::conv(const ConvWeight& weight, const ConvCall& call) {
   p.height = narrow(call.height), p.width = narrow(call.width), p.in = narrow(weight.in), p.out = narrow(weight.out);
   p.side = weight.side, p.doubled = call.doubled ? 1 : 0;
   p.element = call.element == DType::kF32 ? cuda::kElementF32 : cuda::kElementBf16;
-  const bool few = weight.out <= cuda::kConvFewColumns;
+  const bool few = weight.out <= 2 * cuda::kConvFewColumns;
   const int columns = few ? cuda::kConvFewColumns : cuda::kConvColumns;
   const int64_t patches =
       ceil_div(call.height << p.doubled, cuda::kConvHeight) * ceil_div(call.width << p.doubled, cuda::kConvWidth);
-  start(gpu_, stream_, few ? "sla2_conv_16" : "sla2_conv_96", ceil_div(weight.out, columns) * patches, cuda::kConvThreads,
-        cuda::conv_bytes(columns), p);
+  start(gpu_, few ? "sla2_conv_16" : "sla2_conv_96", ceil_div(weight.out, columns) * patches, 1, cuda::kConvThreads,
+        cuda::conv_bytes(columns), p, stream_);
 }
 
 void FrameOps::norm(const void* x, DType element, int64_t pixels, int64_t channels, const float* gamma, bool silu, uint16_t* y) {
@@ -59,17 +59,17 @@ void FrameOps::norm(const void* x, DType element, int64_t pixels, int64_t channe
                                 silu ? 1 : 0,
                                 element == DType::kF32 ? cuda::kElementF32 : cuda::kElementBf16,
                                 std::sqrt(static_cast<float>(channels))};
-  start(gpu_, stream_, "sla2_pixel_norm", ceil_div(pixels, cuda::kRowsPerBlock), cuda::kRowThreads, 0, p);
+  start(gpu_, "sla2_pixel_norm", ceil_div(pixels, cuda::kRowsPerBlock), 1, cuda::kRowThreads, 0, p, stream_);
 }
 
 void FrameOps::softmax(const float* x, int64_t rows, int64_t width, int64_t stride_x, float scale, uint16_t* y, int64_t filled) {
   const cuda::SoftmaxParams p{x, y, stride_x, filled, narrow(rows), narrow(width), narrow(filled), scale};
-  start(gpu_, stream_, "sla2_softmax_rows", ceil_div(rows, cuda::kRowsPerBlock), cuda::kRowThreads, 0, p);
+  start(gpu_, "sla2_softmax_rows", ceil_div(rows, cuda::kRowsPerBlock), 1, cuda::kRowThreads, 0, p, stream_);
 }
 
 void FrameOps::planes(const float* x, int64_t pixels, int64_t stride, int64_t channels, float* y) {
   const cuda::PlanesParams p{x, y, pixels, stride, narrow(channels)};
-  start(gpu_, stream_, "sla2_planes", ceil_div(pixels, cuda::kRowThreads), cuda::kRowThreads, 0, p);
+  start(gpu_, "sla2_planes", ceil_div(pixels, cuda::kRowThreads), 1, cuda::kRowThreads, 0, p, stream_);
 }
 
 }  // namespace sla2::device

@@ -36,12 +36,13 @@ class Launcher {
   [[nodiscard]] virtual uint32_t shared_bytes() const noexcept = 0;
 };
 
-/// Queue a kernel of `blocks` blocks; none: nothing.
+/// Queue a kernel with its one parameter; a grid of nothing is nothing.
 template <typename Params>
-void start(Launcher& launcher, void* stream, const char* kernel, int64_t blocks, uint32_t threads, uint32_t shared_bytes,
-           const Params& params) {
-  if (blocks == 0) return;
-  launcher.launch({kernel, static_cast<uint32_t>(blocks), 1, threads, shared_bytes, &params, sizeof params, stream});
+void start(Launcher& gpu, const char* kernel, int64_t grid_x, int64_t grid_y, uint32_t threads, uint32_t shared_bytes,
+           const Params& params, void* stream) {
+  if (grid_x == 0 || grid_y == 0) return;
+  gpu.launch({kernel, static_cast<uint32_t>(grid_x), static_cast<uint32_t>(grid_y), threads, shared_bytes, &params, sizeof params,
+              stream});
 }
 
 }  // namespace sla2::device

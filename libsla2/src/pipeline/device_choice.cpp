@@ -7,8 +7,6 @@ namespace sla2::pipeline {
 
 namespace {
 
-/// Of the free memory, what a plan may use: kernels' modules and the driver's own needs take some of it.
-constexpr double kUsable = 0.95;
 constexpr std::string_view kCuda = "cuda";
 
 int gpu_number(const std::string& word) {
@@ -77,7 +75,7 @@ GpuPlan plan_gpu(const ModelParts& model, const Settings& settings, int64_t toke
   if (settings.gpu == nullptr) return plan;
   device::Gpu& gpu = *settings.gpu;
   plan.free_bytes = gpu.memory().free;
-  const auto usable = static_cast<uint64_t>(kUsable * static_cast<double>(plan.free_bytes));
+  const uint64_t usable = usable_bytes(plan.free_bytes);
   const auto kinds = attention_kinds(settings.attention, settings.steps(), model.dit_config.layers);
   const int prompts = settings.guided() ? 2 : 1;
   try {

@@ -16,6 +16,12 @@ namespace sla2::pipeline {
 /// 2^20 bytes, as people are told of memory.
 [[nodiscard]] constexpr double mebi(uint64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
 
+/// Of a GPU's free memory, what a plan may use: kernels' modules and the driver's own needs take some of it.
+[[nodiscard]] constexpr uint64_t usable_bytes(uint64_t free) {
+  constexpr double kUsable = 0.95;
+  return static_cast<uint64_t>(kUsable * static_cast<double>(free));
+}
+
 enum class Rung : uint8_t { kResident, kThreePlaces, kTwoPlaces, kCpu };
 inline constexpr Rung kGpuRungs[] = {Rung::kResident, Rung::kThreePlaces, Rung::kTwoPlaces};
 [[nodiscard]] int weight_slots(Rung rung) noexcept;  ///< as dit::Options has them
