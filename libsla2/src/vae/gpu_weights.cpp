@@ -16,10 +16,10 @@ std::vector<bf16_t> read_weight(const weights::Checkpoint& checkpoint, const Con
   std::vector<float> values(static_cast<size_t>(p.rows * p.in * taps));
   checkpoint.read_f32(p.name + ".weight", shape, values);
   std::vector<bf16_t> weight(static_cast<size_t>(taps * p.out * p.in), bf16_t{0});
-  parallel_for(taps * p.rows, [&](int64_t index, int) {
-    const int64_t tap = index / p.rows, row = index % p.rows;
-    bf16_t* const to = weight.data() + (tap * p.out + row) * p.in;
-    for (int64_t i = 0; i < p.in; ++i) to[i] = f32_to_bf16(values[static_cast<size_t>((row * p.in + i) * taps + tap)]);
+  parallel_for(p.rows, [&](int64_t row, int) {
+    const float* from = values.data() + row * p.in * taps;
+    for (int64_t i = 0; i < p.in; ++i)
+      for (int64_t tap = 0; tap < taps; ++tap) weight[static_cast<size_t>((tap * p.out + row) * p.in + i)] = f32_to_bf16(*from++);
   });
   return weight;
 }

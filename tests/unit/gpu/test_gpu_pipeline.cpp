@@ -168,8 +168,9 @@ TEST_CASE("the VAE on a GPU gives way to tiles, then to the CPU, saying so, and 
   config::ParamSet in_tiles = params, exact = params;
   in_tiles.set_text("vae_tile", "128");
   exact.set_text("vae_precision", "fp32");
-  emulator::EmulatedDevice plenty(80, kShared, kPlenty), again(80, kShared, kPlenty);
-  const Clip whole = generate(params, &plenty), tiles = generate(in_tiles, &again);
+  static emulator::EmulatedDevice plenty(80, kShared, kPlenty), again(80, kShared, kPlenty);
+  static const Clip whole = generate(params, &plenty), tiles = generate(in_tiles, &again);
+  static const int allocations = plenty.allocations(), tiled_allocations = again.allocations();
   REQUIRE(whole.outcome.text.empty());
   REQUIRE(tiles.outcome.text.empty());
   CHECK(whole.report["device"]["vae"] == "whole frames on the GPU");
@@ -191,7 +192,7 @@ TEST_CASE("the VAE on a GPU gives way to tiles, then to the CPU, saying so, and 
   }
   SECTION("the arena cannot be had when decoding begins") {
     emulator::EmulatedDevice failing(80, kShared, kPlenty);
-    failing.fail_allocation(plenty.allocations() - 1);
+    failing.fail_allocation(allocations - 1);
     const Clip got = generate(params, &failing);
     REQUIRE(got.outcome.text.empty());
     CHECK_THAT(notes(got),
@@ -202,7 +203,7 @@ TEST_CASE("the VAE on a GPU gives way to tiles, then to the CPU, saying so, and 
   }
   SECTION("nor can the tiles': the CPU") {
     emulator::EmulatedDevice failing(80, kShared, kPlenty);
-    failing.fail_allocation(again.allocations() - 1);
+    failing.fail_allocation(tiled_allocations - 1);
     const Clip got = generate(in_tiles, &failing);
     REQUIRE(got.outcome.text.empty());
     CHECK_THAT(notes(got), Contains("decoding tiles of 128 px on the GPU did not do") && Contains("next: the CPU"));
