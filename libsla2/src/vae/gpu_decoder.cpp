@@ -10,7 +10,6 @@ namespace sla2::vae {
 
 namespace {
 
-constexpr double kMebi = 1024.0 * 1024.0;
 constexpr int kTurns = 2;  // chunks between the GPU and the receiver: one is computed while the other is taken
 
 void check_precision(Precision precision) {
@@ -130,12 +129,11 @@ PlanSummary plan_decode_on(const config::VaeConfig& config, const latent::Latent
   plan.weight_bytes = places.bytes();
   plan.activation_bytes = layout.bytes();
   plan.pinned_bytes = kTurns * layout.planes_bytes;
-  const auto mib = [](uint64_t bytes) { return static_cast<double>(bytes) / kMebi; };
   plan.text = fmt::format(
       "VAE decode on the GPU, bf16 products, latent {}x{} in {} tile(s): weights {:.1f} MiB, causal caches {:.1f} MiB, frames in "
       "flight {:.1f} MiB, finished frames {:.1f} MiB\n{}",
-      shape.width, shape.height, grid.count(), mib(plan.weight_bytes), mib(layout.remembered_bytes),
-      mib(layout.bytes() - layout.remembered_bytes - kTurns * layout.planes_bytes), mib(kTurns * layout.planes_bytes),
+      shape.width, shape.height, grid.count(), mebi(plan.weight_bytes), mebi(layout.remembered_bytes),
+      mebi(layout.bytes() - layout.remembered_bytes - kTurns * layout.planes_bytes), mebi(kTurns * layout.planes_bytes),
       layout.memory.to_text());
   return plan;
 }
