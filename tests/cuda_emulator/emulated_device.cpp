@@ -136,9 +136,13 @@ void EmulatedDevice::queue(void* stream, Work work, bool copy) {
 }
 
 void EmulatedDevice::step(Stream& stream) {
+  if (const Point after = stream.queue.front().after; !reached(after)) {
+    const uint64_t place = stream.done;
+    run_to(after);                     // the wait stands in the queue meanwhile, and what is behind it does not run
+    if (stream.done != place) return;  // it was soon enough for somebody else to go on here
+  }
   const Work work = std::move(stream.queue.front());
   stream.queue.pop_front();
-  if (!reached(work.after)) run_to(work.after);
   ++stream.done;  // also where it throws: it will not be tried again
   if (work.run) work.run();
   run_soon();

@@ -90,4 +90,6 @@ class Gpu : public Launcher {
 
 #include "device/frame_ops.h"
 #include "device/handles.h"
+#include "device/layer_store.h"
 #include "device/ops.h"
+#include "device/text_ops.h"

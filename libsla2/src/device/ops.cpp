@@ -36,9 +36,7 @@ void Ops::use_blas(std::unique_ptr<Blas> blas) noexcept { blas_ = std::move(blas
 
 template <typename Params>
 void Ops::start(const char* kernel, int64_t grid_x, int64_t grid_y, uint32_t threads, uint32_t shared, const Params& params) {
-  if (grid_x == 0 || grid_y == 0) return;
-  gpu_.launch(
-      {kernel, static_cast<uint32_t>(grid_x), static_cast<uint32_t>(grid_y), threads, shared, &params, sizeof params, stream_});
+  device::start(gpu_, kernel, grid_x, grid_y, threads, shared, params, stream_);
 }
 
 void Ops::linear(const LinearWeight& weight, const ProductRows& x, int64_t rows, const LinearResult& result, int64_t stride_x) {

@@ -16,7 +16,7 @@ class PassingLinears {
       : gpu_(gpu), ops_(ops), loader_(loader) {
     uint64_t most = 0;
     for (const LinearSpec& spec : all) {
-      Stretch stretch;
+      device::Stretch stretch;
       (void)LinearPlace(stretch, spec, loader.holding());
       most = std::max(most, stretch.bytes());
     }
@@ -24,7 +24,7 @@ class PassingLinears {
     memory_ = device::Buffer(gpu, most);
   }
   void run(const LinearSpec& spec, const uint16_t* x, int64_t rows, uint16_t* y, cuda::GemmFinish finish) {
-    Stretch stretch;
+    device::Stretch stretch;
     const LinearPlace place(stretch, spec, loader_.holding());
     read_linear(loader_, spec, place, staging_.data());
     gpu_.copy_in(memory_.get(), staging_.data(), stretch.bytes());

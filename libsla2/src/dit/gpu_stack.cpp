@@ -53,9 +53,9 @@ class GpuDit final : public Dit {
       if (on_progress) on_progress(static_cast<double>(layer + 1) / static_cast<double>(config_.layers + 1));
       read_block(loader_, config_, layer, block_places_, target);
     };
-    blocks_ = options_.weight_slots > 0
-                  ? BlockStore::streamed(gpu_, compute_.get(), config_.layers, block_places_.bytes, options_.weight_slots, fill)
-                  : BlockStore::resident(gpu_, config_.layers, block_places_.bytes, fill);
+    blocks_ = options_.weight_slots > 0 ? device::LayerStore::streamed(gpu_, compute_.get(), config_.layers, block_places_.bytes,
+                                                                       options_.weight_slots, fill)
+                                        : device::LayerStore::resident(gpu_, config_.layers, block_places_.bytes, fill);
     if (on_progress) on_progress(1);
   }
   ~GpuDit() override {
@@ -156,14 +156,14 @@ class GpuDit final : public Dit {
   std::map<LayerAttention, std::unique_ptr<attention::Plan>> self_plans_;
   std::map<int64_t, std::unique_ptr<attention::Plan>> cross_plans_;
   std::vector<device::Event> marks_;
-  std::unique_ptr<BlockStore> blocks_;
+  std::unique_ptr<device::LayerStore> blocks_;
   device::Stream compute_;  // goes first: what is queued on it uses the others
 };
 
 void GpuDit::make_step_places() {
   const auto dim = static_cast<uint64_t>(config_.dim), layers = static_cast<uint64_t>(config_.layers);
   const auto wave_bytes = static_cast<uint64_t>(config_.freq_dim) * sizeof(bf16_t);
-  Stretch s;
+  device::Stretch s;
   const uint64_t wave = s.take(wave_bytes), hidden = s.take(dim * sizeof(bf16_t)), silu_e = s.take(dim * sizeof(bf16_t)),
                  e = s.take(2 * dim * sizeof(float)), e0 = s.take(kModulationVectors * dim * sizeof(float)),
                  blocks = s.take(layers * kModulationVectors * dim * sizeof(float)), head = s.take(2 * dim * sizeof(float));
@@ -220,7 +220,7 @@ void GpuDit::set_grid(const latent::Grid& grid) {
   places_ = token_places(options_.token_order, grid);
   const latent::RopeTables rope = latent::make_rope_tables(config_.head_dim, grid);
   const std::vector<float>* const sources[] = {&rope.cos_t, &rope.sin_t, &rope.cos_h, &rope.sin_h, &rope.cos_w, &rope.sin_w};
-  Stretch s;
+  device::Stretch s;
   uint64_t at_table[std::size(sources)] = {};
   for (size_t i = 0; i < std::size(sources); ++i) at_table[i] = s.take(sources[i]->size() * sizeof(float));
   const uint64_t order = s.take(places_.order.size() * sizeof(int32_t));

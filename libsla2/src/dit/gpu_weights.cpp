@@ -30,87 +30,9 @@ void quantise_rows(const float* rows, int64_t count, int64_t width, float* scale
   });
 }
 
-class Resident final : public BlockStore {
- public:
-  Resident(device::Gpu& gpu, int64_t layers, uint64_t bytes, const Fill& fill) {
-    for (int64_t layer = 0; layer < layers; ++layer) blocks_.emplace_back(gpu, bytes);  // all or nothing, before any is read
-    const device::PinnedBuffer staging(gpu, bytes);
-    for (int64_t layer = 0; layer < layers; ++layer) {
-      fill(layer, staging.data());
-      gpu.copy_in(blocks_[static_cast<size_t>(layer)].get(), staging.data(), bytes);
-    }
-  }
-  void begin() override {}
-  const std::byte* fetch(int64_t layer) override { return blocks_[static_cast<size_t>(layer)].at(); }
-  void done(int64_t) override {}
-
- private:
-  std::vector<device::Buffer> blocks_;
-};
-
-/// Uses are numbered: the n-th is of layer n mod layers, in slot n mod slots. A slot's next load waits, on the copy stream, for
-/// its last use; a use waits, on the compute stream, for its load. The CPU waits for nothing.
-class Streamed final : public BlockStore {
- public:
-  Streamed(device::Gpu& gpu, void* compute, int64_t layers, uint64_t bytes, int slots, const Fill& fill)
-      : gpu_(gpu), compute_(compute), layers_(layers), bytes_(bytes) {
-    const int64_t count = std::min<int64_t>(slots, layers);
-    for (int64_t i = 0; i < count; ++i) slots_.push_back({device::Buffer(gpu, bytes), device::Event(gpu), device::Event(gpu)});
-    for (int64_t layer = 0; layer < layers; ++layer) {
-      host_.emplace_back(gpu, bytes);
-      fill(layer, host_.back().data());
-    }
-    copies_ = device::Stream(gpu);
-    for (const Slot& slot : slots_) gpu_.record(slot.read.get(), compute_);  // nothing reads them yet
-    load_ahead();
-  }
-
-  void begin() override {
-    if (use_ % layers_ == 0) return;                                         // the next in turn is layer 0
-    for (const Slot& slot : slots_) gpu_.record(slot.read.get(), compute_);  // the pass was left inside a block, perhaps
-    use_ = load_ = 0;
-    load_ahead();
-  }
-  const std::byte* fetch(int64_t layer) override {
-    SLA2_CHECK(use_ % layers_ == layer, SLA2_E_INTERNAL, "streamed weights: layer {} is asked for, {} is next", layer,
-               use_ % layers_);
-    const Slot& slot = slot_of(use_);
-    gpu_.wait_in_stream(compute_, slot.arrived.get());
-    return slot.memory.at();
-  }
-  void done(int64_t) override {
-    gpu_.record(slot_of(use_).read.get(), compute_);
-    ++use_;
-    load_ahead();
-  }
-
- private:
-  struct Slot {
-    device::Buffer memory;
-    device::Event arrived, read;
-  };
-  [[nodiscard]] const Slot& slot_of(int64_t use) const { return slots_[static_cast<size_t>(use) % slots_.size()]; }
-  void load_ahead() {
-    for (; load_ < use_ + static_cast<int64_t>(slots_.size()); ++load_) {
-      const Slot& slot = slot_of(load_);
-      gpu_.wait_in_stream(copies_.get(), slot.read.get());
-      gpu_.queue_copy_in(slot.memory.get(), host_[static_cast<size_t>(load_ % layers_)].data(), bytes_, copies_.get());
-      gpu_.record(slot.arrived.get(), copies_.get());
-    }
-  }
-
-  device::Gpu& gpu_;
-  void* compute_;
-  int64_t layers_, use_ = 0, load_ = 0;
-  uint64_t bytes_;
-  std::vector<device::PinnedBuffer> host_;
-  std::vector<Slot> slots_;
-  device::Stream copies_;  // goes first: what is queued on it reads and writes the others
-};
-
 }  // namespace
 
-LinearPlace::LinearPlace(Stretch& stretch, const LinearSpec& spec, const Holding& holding)
+LinearPlace::LinearPlace(device::Stretch& stretch, const LinearSpec& spec, const Holding& holding)
     : in(spec.in), out(spec.out()), eight_bits(form_of(spec, holding).compute == kernels::Compute::kInt8) {
   weight = stretch.take(static_cast<uint64_t>(in * out) * (eight_bits ? 1 : sizeof(bf16_t)));
   if (eight_bits) scale = stretch.take(floats(out));
@@ -150,7 +72,7 @@ void read_linear(const Loader& loader, const LinearSpec& spec, const LinearPlace
 }
 
 BlockPlaces::BlockPlaces(const config::DitConfig& c, const Holding& holding) {
-  Stretch stretch;
+  device::Stretch stretch;
   qkv = {stretch, spec_qkv(c, 0), holding};
   self_out = {stretch, spec_self_out(c, 0), holding};
   cross_query = {stretch, spec_cross(c, 0, "q"), holding};
@@ -183,7 +105,7 @@ void read_block(const Loader& loader, const config::DitConfig& c, int64_t layer,
 }
 
 FixedPlaces::FixedPlaces(const config::DitConfig& c, const Holding& holding) {
-  Stretch stretch;
+  device::Stretch stretch;
   patch = {stretch, spec_patch(c), holding};
   time_in = {stretch, spec_time_in(c), holding};
   time_out = {stretch, spec_time_out(c), holding};
@@ -204,14 +126,6 @@ void read_fixed(const Loader& loader, const config::DitConfig& c, const FixedPla
   for (int64_t layer = 0; layer < c.layers; ++layer)
     read_vector(loader, block_name(layer, "modulation"), {1, kModulationVectors, c.dim},
                 base + at.modulation + floats(layer * kModulationVectors * c.dim));
-}
-
-std::unique_ptr<BlockStore> BlockStore::resident(device::Gpu& gpu, int64_t layers, uint64_t bytes, const Fill& fill) {
-  return std::make_unique<Resident>(gpu, layers, bytes, fill);
-}
-std::unique_ptr<BlockStore> BlockStore::streamed(device::Gpu& gpu, void* compute, int64_t layers, uint64_t bytes, int slots,
-                                                 const Fill& fill) {
-  return std::make_unique<Streamed>(gpu, compute, layers, bytes, slots, fill);
 }
 
 }  // namespace sla2::dit

@@ -9,28 +9,13 @@
 
 namespace sla2::dit {
 
-/// Hands out places in a stretch of memory, each on 256 bytes (what kernels and cuBLASLt like best).
-class Stretch {
- public:
-  uint64_t take(uint64_t bytes) {
-    const uint64_t at = bytes_;
-    constexpr uint64_t kStep = 256;
-    bytes_ += (bytes + kStep - 1) / kStep * kStep;
-    return at;
-  }
-  [[nodiscard]] uint64_t bytes() const noexcept { return bytes_; }
-
- private:
-  uint64_t bytes_ = 0;
-};
-
 /// Where a Linear lies.
 struct LinearPlace {
   uint64_t weight = 0, scale = 0, bias = 0, bias16 = 0;  ///< bias16: bf16, for cuBLASLt; not with 8 bits
   int64_t in = 0, out = 0;
   bool eight_bits = false;
   LinearPlace() = default;
-  LinearPlace(Stretch& stretch, const LinearSpec& spec, const Holding& holding);
+  LinearPlace(device::Stretch& stretch, const LinearSpec& spec, const Holding& holding);
   [[nodiscard]] device::LinearWeight on(const std::byte* base) const;
 };
 /// Read into this machine's memory as the GPU will have it. 8 bits: scale · steps for each output, scale = largest / 127.
@@ -51,23 +36,5 @@ struct FixedPlaces {
   FixedPlaces(const config::DitConfig& config, const Holding& holding);
 };
 void read_fixed(const Loader& loader, const config::DitConfig& config, const FixedPlaces& places, std::byte* base);
-
-/// Blocks of weights for the compute stream, in the order of the layers, over and over.
-class BlockStore {
- public:
-  virtual ~BlockStore() = default;
-  /// A pass begins with layer 0, whatever became of the last one.
-  virtual void begin() = 0;
-  /// The layer's stretch: work that is queued on the compute stream from here to done() may read it.
-  virtual const std::byte* fetch(int64_t layer) = 0;
-  virtual void done(int64_t layer) = 0;
-
-  /// Every layer in its place. `fill` reads a layer into this machine's memory.
-  using Fill = std::function<void(int64_t layer, std::byte* target)>;
-  static std::unique_ptr<BlockStore> resident(device::Gpu& gpu, int64_t layers, uint64_t bytes, const Fill& fill);
-  /// All layers in pinned memory, `slots` of them at a time on the GPU: the next ones come while one computes.
-  static std::unique_ptr<BlockStore> streamed(device::Gpu& gpu, void* compute, int64_t layers, uint64_t bytes, int slots,
-                                              const Fill& fill);
-};
 
 }  // namespace sla2::dit

@@ -2,7 +2,6 @@
 // The journey of a job. Phases free what they loaded before the next one starts: the text encoder goes before the DiT
 // comes, the DiT before the VAE.
 #include <chrono>
-#include <cmath>
 
 #include "pipeline/context.h"
 
@@ -21,49 +20,12 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-text::Embedding encode_one(JobContext& job, const text::EmbeddingCache& cache, std::unique_ptr<text::Umt5Encoder>& encoder,
-                           const std::string& cleaned, const std::vector<int32_t>& ids) {
-  const ModelParts& parts = job.parts();
-  text::Embedding embedding;
-  const bool cached = cache.load(cleaned, parts.encoder_digest, &embedding) &&
-                      embedding.tokens == static_cast<int64_t>(ids.size()) && embedding.width == parts.encoder_config.d_model;
-  if (cached) {
-    job.note([](RunRecord& r) { r.embedding_from_cache = true; });
-    return embedding;
-  }
-  if (!encoder) encoder = text::Umt5Encoder::create(parts.text_encoder);
-  embedding = encoder->encode(ids, job.cancel);
-  for (const float value : embedding.rows) {
-    SLA2_CHECK(std::isfinite(value), SLA2_E_NUMERIC,
-               "the text encoder gave NaN or infinity: {} holds damaged weights; download it again", parts.text_encoder->path());
-  }
-  cache.store(cleaned, parts.encoder_digest, embedding);
-  return embedding;
-}
-
 void tell_dropped(ProgressMeter& meter, const char* which, int dropped, size_t kept) {
   if (dropped == 0) return;
   meter.say(fmt::format("the {} is too long: {} tokens are used, {} were dropped from its end", which, kept, dropped));
 }
 
 }  // namespace
-
-void encode_prompts(JobContext& job, ProgressMeter& meter) {
-  if (job.state.encoded) return;  // resumed
-  const Stopwatch watch;
-  const int prompts = job.settings.guided() ? 2 : 1;
-  meter.report(Phase::kText, 0, prompts, 0);
-  const text::EmbeddingCache cache(job.settings.embedding_cache);
-  std::unique_ptr<text::Umt5Encoder> encoder;  // freed at the end of this phase
-  job.state.positive = encode_one(job, cache, encoder, job.settings.prompt, job.ids);
-  meter.report(Phase::kText, 1, prompts, 1.0 / prompts);
-  if (job.settings.guided()) {
-    job.state.negative = encode_one(job, cache, encoder, job.settings.negative, job.negative_ids);
-    meter.report(Phase::kText, prompts, prompts, 1);
-  }
-  job.state.encoded = true;
-  job.note([&](RunRecord& r) { r.text_seconds = watch.seconds(); });
-}
 
 void generate(JobContext& job) {
   ProgressMeter meter(job.parts(), job.settings, job.callbacks.on_progress);

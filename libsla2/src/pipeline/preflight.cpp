@@ -14,10 +14,6 @@ constexpr uint64_t kLatentsAlive = 7;
 
 uint64_t latent_bytes(const Settings& settings) { return static_cast<uint64_t>(settings.shape.size()) * sizeof(float); }
 
-uint64_t text_working_bytes(const ModelParts& model, int64_t tokens) {
-  return text::Umt5Encoder::create(model.text_encoder)->working_bytes(tokens);
-}
-
 /// Sampling: weights, prompt constants (twice with guidance), activations, latents.
 uint64_t sampling_bytes(const ModelParts& model, const Settings& settings, const latent::Grid& grid, uint64_t one_latent,
                         int64_t tokens, std::string* text) {
@@ -101,9 +97,15 @@ MemoryPlanSummary check_memory(const ModelParts& model, const Settings& settings
   plan.vae_tile = settings.vae_tile;
 
   std::string sample_text, decode_text;
-  plan.text_bytes = text_working_bytes(model, tokens);
   plan.gpu = plan_gpu(model, settings, tokens);
   plan.notes = plan.gpu.notes;
+  plan.text_encoder = plan_text(model, settings, tokens, plan.gpu, plan.limit_bytes);
+  plan.notes.insert(plan.notes.end(), plan.text_encoder.notes.begin(), plan.text_encoder.notes.end());
+  plan.text_bytes = plan.text_encoder.host_bytes;
+  std::string encoder_text;
+  if (plan.text_encoder.on_gpu)
+    encoder_text = fmt::format("{}: {}, {:.1f} MiB of {:.1f} MiB free\n{}\n", settings.gpu->info().name, text_where(true),
+                               mebi(plan.text_encoder.planned_bytes), mebi(plan.text_encoder.free_bytes), plan.text_encoder.text);
   if (plan.gpu.rung == Rung::kCpu) {
     plan.sample_bytes = sampling_bytes(model, settings, settings.grid, latent_bytes(settings), tokens, &sample_text);
   } else {
@@ -139,10 +141,10 @@ MemoryPlanSummary check_memory(const ModelParts& model, const Settings& settings
     plan.decode.tile = plan.vae_tile;
   }
   plan.text = fmt::format(
-      "text encoding: {:.1f} MiB at its peak\n\nsampling: {:.1f} MiB\n{}\ndecoding: {:.1f} MiB\n{}\npeak: {:.1f} MiB of "
+      "text encoding: {:.1f} MiB at its peak\n{}\nsampling: {:.1f} MiB\n{}\ndecoding: {:.1f} MiB\n{}\npeak: {:.1f} MiB of "
       "{:.1f} MiB{}\n",
-      mebi(plan.text_bytes), mebi(plan.sample_bytes), sample_text, mebi(plan.decode_bytes), decode_text, mebi(plan.peak_bytes()),
-      mebi(plan.limit_bytes), settings.memory_limit != 0 ? " (memory_limit)" : " available");
+      mebi(plan.text_bytes), encoder_text, mebi(plan.sample_bytes), sample_text, mebi(plan.decode_bytes), decode_text,
+      mebi(plan.peak_bytes()), mebi(plan.limit_bytes), settings.memory_limit != 0 ? " (memory_limit)" : " available");
   if (plan.peak_bytes() <= plan.limit_bytes) return plan;
 
   std::string remedies;

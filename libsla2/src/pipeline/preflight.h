@@ -9,13 +9,15 @@
 #include "pipeline/device_choice.h"
 #include "pipeline/model.h"
 #include "pipeline/settings.h"
+#include "pipeline/text_choice.h"
 
 namespace sla2::pipeline {
 
 struct MemoryPlanSummary {
   uint64_t text_bytes = 0, sample_bytes = 0, decode_bytes = 0;  ///< peak of each phase; phases do not overlap
   uint64_t limit_bytes = 0;
-  GpuPlan gpu;           ///< of the DiT
+  GpuPlan gpu;  ///< of the DiT
+  TextPlan text_encoder;
   DecodePlan decode;     ///< of the VAE, and where it runs
   int64_t vae_tile = 0;  ///< pixels, on the CPU; differs from the setting if only tiles fit
   std::string text;      ///< one line per buffer, for people

@@ -2,13 +2,19 @@
 // The door of text: a prompt in, UMT5 context rows out.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "core/core.h"
 #include "weights/weights.h"
+
+namespace sla2::device {
+class Gpu;
+}
 
 namespace sla2::text {
 
@@ -41,15 +47,40 @@ struct EncoderConfig {
   int64_t d_model = 0, d_kv = 0, d_ff = 0, layers = 0, heads = 0, vocabulary = 0, buckets = 32, max_distance = 128;
 };
 
-/// UMT5 encoder. Streams its weights layer by layer from the checkpoint, so memory stays at one layer.
+/// UMT5 encoder. Streams its weights layer by layer from the checkpoint, so memory stays at a layer or two.
 class Umt5Encoder {
  public:
+  /// On the CPU, in fp32. Throws MODEL_MISMATCH where the checkpoint is no UMT5 encoder.
   static std::unique_ptr<Umt5Encoder> create(std::shared_ptr<const weights::Checkpoint> checkpoint);
+  /// On a GPU: weights in bf16, all else fp32 or as exact as its last digits but one. Takes memory while it encodes, not before;
+  /// `gpu` outlives it. Throws UNSUPPORTED where the kernels do not do.
+  static std::unique_ptr<Umt5Encoder> create_on(device::Gpu& gpu, std::shared_ptr<const weights::Checkpoint> checkpoint);
   virtual ~Umt5Encoder() = default;
   [[nodiscard]] virtual const EncoderConfig& config() const noexcept = 0;
-  virtual Embedding encode(const std::vector<int32_t>& ids, const CancelToken& cancel) const = 0;
+  /// The context of each prompt, given by its ids. On a GPU all prompts go through a layer while it is there. `on_progress` (may
+  /// be empty) is told the part that is done, in (0, 1]. Throws ARGUMENT, MODEL_MISMATCH for ids, NUMERIC, CANCELLED; on a GPU
+  /// MEMORY and DEVICE too.
+  virtual std::vector<Embedding> encode_all(std::span<const std::vector<int32_t>> prompts, const CancelToken& cancel,
+                                            const std::function<void(double part)>& on_progress) const = 0;
+  /// The same for one.
+  [[nodiscard]] Embedding encode(const std::vector<int32_t>& ids, const CancelToken& cancel) const;
+  /// Bytes of this machine's memory for a prompt of that many tokens.
   [[nodiscard]] virtual uint64_t working_bytes(int64_t tokens) const noexcept = 0;
 };
+
+/// What encoding on a GPU takes, from sizes alone.
+struct GpuEncoderPlan {
+  uint64_t device_bytes = 0;
+  uint64_t pinned_bytes = 0;  ///< of this machine
+  std::string text;           ///< one line per buffer, for people
+};
+/// `tokens`: of each prompt that is encoded at once. Throws UNSUPPORTED as create_on and encode_all would.
+GpuEncoderPlan plan_on(device::Gpu& gpu, const EncoderConfig& config, std::span<const int64_t> tokens);
+
+/// Digest for EmbeddingCache: `digest` is the checkpoint's own. A GPU holds weights as bf16. Where they are stored so its
+/// embeddings are the CPU's but for the last digits of fp32, as those of two CPUs are, and share the entry; else they have
+/// theirs.
+std::string embedding_digest(const weights::Checkpoint& checkpoint, const std::string& digest, bool on_gpu);
 
 /// Disk cache of embeddings keyed by (cleaned text, encoder digest); "" as folder turns it off. Failures to read or write it
 /// are logged and otherwise ignored.

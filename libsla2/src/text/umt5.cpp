@@ -10,63 +10,12 @@
 #include "kernels/norm.h"
 #include "text/text.h"
 #include "text/umt5_attention.h"
+#include "text/umt5_config.h"
 
 namespace sla2::text {
 namespace {
 
-constexpr float kEpsilon = 1e-6f;                     // of every UMT5 norm
 constexpr int64_t kPanelElements = int64_t{4} << 20;  // 16 MB of weights at a time
-constexpr int64_t kMaxTokens = 4096;                  // Wan uses 512; scores grow with the square
-
-std::string layer_name(int64_t layer, std::string_view rest) {
-  return fmt::format("encoder.block.{}.layer.{}.weight", layer, rest);
-}
-
-EncoderConfig read_config(const weights::Checkpoint& checkpoint) {
-  const auto shape_of = [&](const std::string& name, size_t rank) -> const std::vector<int64_t>& {
-    const std::vector<int64_t>& shape = checkpoint.info(name).shape;
-    SLA2_CHECK(shape.size() == rank, SLA2_E_MODEL_MISMATCH, "{}: tensor '{}' has {} axes, UMT5 has {} there", checkpoint.path(),
-               name, shape.size(), rank);
-    return shape;
-  };
-  EncoderConfig config;
-  config.vocabulary = shape_of("shared.weight", 2)[0];
-  config.d_model = shape_of("shared.weight", 2)[1];
-  const std::vector<int64_t>& bias = shape_of(layer_name(0, "0.SelfAttention.relative_attention_bias"), 2);
-  config.buckets = bias[0];
-  config.heads = bias[1];
-  const int64_t inner = shape_of(layer_name(0, "0.SelfAttention.q"), 2)[0];
-  SLA2_CHECK(config.heads > 0 && inner > 0 && inner % config.heads == 0 && config.buckets >= 4 && config.buckets % 4 == 0,
-             SLA2_E_MODEL_MISMATCH, "{}: {} heads, {} buckets and an attention width of {} make no UMT5", checkpoint.path(),
-             config.heads, config.buckets, inner);
-  config.d_kv = inner / config.heads;
-  config.d_ff = shape_of(layer_name(0, "1.DenseReluDense.wi_0"), 2)[0];
-  while (checkpoint.has(layer_name(config.layers, "0.SelfAttention.q"))) ++config.layers;
-  return config;
-}
-
-/// Every tensor has its place and size before any work begins.
-void check_shapes(const weights::Checkpoint& checkpoint, const EncoderConfig& c) {
-  const auto check = [&](const std::string& name, const std::vector<int64_t>& expected) {
-    const std::vector<int64_t>& shape = checkpoint.info(name).shape;
-    SLA2_CHECK(shape == expected, SLA2_E_MODEL_MISMATCH,
-               "{}: tensor '{}': expected [{}], got [{}]; not one UMT5 encoder, or a damaged file", checkpoint.path(), name,
-               fmt::join(expected, ", "), fmt::join(shape, ", "));
-  };
-  const int64_t inner = c.heads * c.d_kv;
-  for (int64_t layer = 0; layer < c.layers; ++layer) {
-    check(layer_name(layer, "0.layer_norm"), {c.d_model});
-    for (const char* part : {"q", "k", "v"})
-      check(layer_name(layer, fmt::format("0.SelfAttention.{}", part)), {inner, c.d_model});
-    check(layer_name(layer, "0.SelfAttention.o"), {c.d_model, inner});
-    check(layer_name(layer, "0.SelfAttention.relative_attention_bias"), {c.buckets, c.heads});
-    check(layer_name(layer, "1.layer_norm"), {c.d_model});
-    for (const char* part : {"wi_0", "wi_1"})
-      check(layer_name(layer, fmt::format("1.DenseReluDense.{}", part)), {c.d_ff, c.d_model});
-    check(layer_name(layer, "1.DenseReluDense.wo"), {c.d_model, c.d_ff});
-  }
-  check("encoder.final_layer_norm.weight", {c.d_model});
-}
 
 int64_t panel_rows(int64_t in, int64_t out) { return std::clamp<int64_t>(kPanelElements / in, 1, out); }
 
@@ -114,7 +63,7 @@ struct Run {
 
   void norm(const std::string& name, float* out) {
     checkpoint.read_f32(name, {}, weight.span());
-    kernels::rms_norm(x.data(), c.d_model, weight.data(), kEpsilon, out, c.d_model, n, c.d_model);
+    kernels::rms_norm(x.data(), c.d_model, weight.data(), kNormEpsilon, out, c.d_model, n, c.d_model);
   }
 
   void attention(int64_t layer) {
@@ -155,29 +104,18 @@ struct Run {
 class StreamedEncoder final : public Umt5Encoder {
  public:
   explicit StreamedEncoder(std::shared_ptr<const weights::Checkpoint> checkpoint)
-      : checkpoint_(std::move(checkpoint)), config_(read_config(*checkpoint_)) {
-    check_shapes(*checkpoint_, config_);
-  }
+      : checkpoint_(std::move(checkpoint)), config_(read_encoder_config(*checkpoint_)) {}
 
   [[nodiscard]] const EncoderConfig& config() const noexcept override { return config_; }
 
-  Embedding encode(const std::vector<int32_t>& ids, const CancelToken& cancel) const override {
-    check_ids(ids);
-    Run run(*checkpoint_, config_, static_cast<int64_t>(ids.size()), cancel);
-    for (size_t row = 0; row < ids.size(); ++row) {
-      checkpoint_->read_rows_f32("shared.weight", ids[row], 1, run.x.span().subspan(row * config_.d_model, config_.d_model));
+  std::vector<Embedding> encode_all(std::span<const std::vector<int32_t>> prompts, const CancelToken& cancel,
+                                    const std::function<void(double)>& on_progress) const override {
+    std::vector<Embedding> embeddings;
+    for (const std::vector<int32_t>& ids : prompts) {
+      embeddings.push_back(encode_one(ids, cancel));
+      if (on_progress) on_progress(static_cast<double>(embeddings.size()) / static_cast<double>(prompts.size()));
     }
-    for (int64_t layer = 0; layer < config_.layers; ++layer) {
-      run.attention(layer);
-      run.feed_forward(layer);
-    }
-    Embedding embedding{run.n, config_.d_model, std::vector<float>(run.x.size())};
-    run.norm("encoder.final_layer_norm.weight", embedding.rows.data());
-    SLA2_CHECK(kernels::all_finite(embedding.rows.data(), static_cast<int64_t>(embedding.rows.size())), SLA2_E_NUMERIC,
-               "{}: the text encoder gives NaN or infinity; the file is damaged, or its fp16 storage overflowed: use a bf16 or "
-               "fp32 file",
-               checkpoint_->path());
-    return embedding;
+    return embeddings;
   }
 
   [[nodiscard]] uint64_t working_bytes(int64_t tokens) const noexcept override {
@@ -185,14 +123,18 @@ class StreamedEncoder final : public Umt5Encoder {
   }
 
  private:
-  void check_ids(const std::vector<int32_t>& ids) const {
-    SLA2_CHECK(!ids.empty() && ids.size() <= kMaxTokens, SLA2_E_ARGUMENT, "text encoder: expected 1 to {} tokens, got {}",
-               kMaxTokens, ids.size());
-    for (const int32_t id : ids) {
-      SLA2_CHECK(id >= 0 && id < config_.vocabulary, SLA2_E_MODEL_MISMATCH,
-                 "{}: token id {} is outside of the vocabulary of {}; the tokenizer belongs to another encoder",
-                 checkpoint_->path(), id, config_.vocabulary);
+  [[nodiscard]] Embedding encode_one(const std::vector<int32_t>& ids, const CancelToken& cancel) const {
+    check_ids(*checkpoint_, config_, ids);
+    Run run(*checkpoint_, config_, static_cast<int64_t>(ids.size()), cancel);
+    read_token_rows(*checkpoint_, config_, ids, run.x.span());
+    for (int64_t layer = 0; layer < config_.layers; ++layer) {
+      run.attention(layer);
+      run.feed_forward(layer);
     }
+    Embedding embedding{run.n, config_.d_model, std::vector<float>(run.x.size())};
+    run.norm("encoder.final_layer_norm.weight", embedding.rows.data());
+    check_finite(*checkpoint_, embedding);
+    return embedding;
   }
 
   std::shared_ptr<const weights::Checkpoint> checkpoint_;
@@ -203,11 +145,11 @@ class StreamedEncoder final : public Umt5Encoder {
 
 std::unique_ptr<Umt5Encoder> Umt5Encoder::create(std::shared_ptr<const weights::Checkpoint> checkpoint) {
   SLA2_CHECK(checkpoint != nullptr, SLA2_E_INTERNAL, "text encoder: no checkpoint");
-  const weights::Identity& identity = checkpoint->identity();
-  SLA2_CHECK(identity.kind == weights::Kind::kUmt5, SLA2_E_MODEL_MISMATCH,
-             "{}: expected a UMT5 encoder (umt5-xxl for Wan), got: {}; name the right file as text encoder", checkpoint->path(),
-             identity.summary);
   return std::make_unique<StreamedEncoder>(std::move(checkpoint));
+}
+
+Embedding Umt5Encoder::encode(const std::vector<int32_t>& ids, const CancelToken& cancel) const {
+  return std::move(encode_all({&ids, 1}, cancel, {}).front());
 }
 
 }  // namespace sla2::text

@@ -7,8 +7,9 @@
 namespace sla2::gpu_test {
 namespace {
 
-/// Two slots, one buffer: copy i, then read it; the reader may or may not wait for the copy, the copy for the reader.
-std::vector<int> stream_numbers(emulator::Copies copies, bool reader_waits, bool copy_waits) {
+/// Two slots, one buffer: copy i, then read it; the reader may or may not wait for the copy, the copy for the reader, the CPU for
+/// the copy before it queues the reader.
+std::vector<int> stream_numbers(emulator::Copies copies, bool reader_waits, bool copy_waits, bool cpu_waits = false) {
   emulator::EmulatedDevice gpu(80, kShared, kPlenty, copies);
   const device::Buffer slot(gpu, sizeof(int));
   const device::Stream compute(gpu), load(gpu);
@@ -20,6 +21,7 @@ std::vector<int> stream_numbers(emulator::Copies copies, bool reader_waits, bool
     if (copy_waits && i > 0) gpu.wait_in_stream(load.get(), read.get());
     gpu.queue_copy_in(slot.get(), &source[i], sizeof(int), load.get());
     gpu.record(arrived.get(), load.get());
+    if (cpu_waits) gpu.wait_for(arrived.get());
     if (reader_waits) gpu.wait_in_stream(compute.get(), arrived.get());
     gpu.queue_copy_out(&out[i], slot.get(), sizeof(int), compute.get());
     gpu.record(read.get(), compute.get());
@@ -35,6 +37,7 @@ TEST_CASE("a missing wait between streams shows") {
   const std::vector<int> right{10, 11, 12};
   CHECK(stream_numbers(Copies::kLate, true, true) == right);
   CHECK(stream_numbers(Copies::kSoon, true, true) == right);
+  for (const Copies copies : {Copies::kLate, Copies::kSoon}) CHECK(stream_numbers(copies, true, true, true) == right);
   CHECK(stream_numbers(Copies::kLate, false, true) != right);
   CHECK(stream_numbers(Copies::kSoon, true, false) != right);
 }

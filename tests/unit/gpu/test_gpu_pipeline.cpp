@@ -18,6 +18,10 @@ std::shared_ptr<const pipeline::Model> small_world() {
   return model;
 }
 
+constexpr int kTextAllocations = 4;      // activations, tables, two places: the text encoder's come first
+constexpr uint64_t kTextOnly = 1200000;  // room for the text encoder of the small model, not for its transformer
+constexpr const char* kTextOnGpu = "the GPU, layers streamed through two places";
+
 struct Clip {
   std::vector<float> latent;
   std::vector<uint8_t> rgb;
@@ -87,6 +91,7 @@ TEST_CASE("a clip of the small model from a GPU is the CPU's within bf16") {
   CHECK(error / static_cast<double>(got.rgb.size()) < 2);  // of 255 steps
   CHECK(got.report["device"]["dit"] == "all weights on the GPU");
   CHECK(got.report["device"]["gpu"] == "emulated GPU");
+  CHECK(got.report["device"]["text_encoder"] == kTextOnGpu);
   CHECK(got.report["device"]["vae"] == "whole frames on the GPU");
   CHECK(got.report["fallbacks"].empty());
   CHECK(expected.report["device"]["vae"] == "the CPU");
@@ -116,7 +121,7 @@ TEST_CASE("a GPU whose memory does not do gives way in a fixed order, saying so,
   }
   SECTION("an allocation fails while the model is loaded") {
     emulator::EmulatedDevice failing(80, kShared, kPlenty);
-    failing.fail_allocation(3);
+    failing.fail_allocation(kTextAllocations + 3);
     const Clip got = generate(params, &failing);
     REQUIRE(got.outcome.text.empty());
     CHECK_THAT(notes(got),
@@ -130,6 +135,8 @@ TEST_CASE("a GPU whose memory does not do gives way in a fixed order, saying so,
     REQUIRE(got.outcome.text.empty());
     CHECK_THAT(notes(got), Contains("not weights streamed through two places") && Contains("runs on the CPU"));
     CHECK(got.report["device"]["dit"] == "the CPU");
+    CHECK_THAT(notes(got), Contains("the text encoder runs on the CPU: it needs"));
+    CHECK(got.report["device"]["text_encoder"] == "the CPU");
     CHECK(got.latent == generate(params, nullptr).latent);
   }
 }
@@ -153,6 +160,49 @@ TEST_CASE("an allocation that fails in the middle of a step costs nothing but th
   CHECK(got.report["device"]["dit"] == "weights streamed through three places on the GPU");
   CHECK(got.report["fallbacks"].size() == 2);  // this, and the VAE's fp32
   CHECK(got.latent == expected.latent);
+  CHECK(failing.used_bytes() == 0);
+}
+
+TEST_CASE("the text encoder on a GPU: gives way to the CPU, and keeps its embeddings apart from the CPU's") {
+  config::ParamSet params = small_job();
+  const std::filesystem::path folder = std::filesystem::temp_directory_path() / fmt::format("sla2_gpu_embeddings_{}", ::getpid());
+  for (const auto& [name, value] : {std::pair{"frames", "1"}, {"steps", "1"}}) params.set_text(name, value);
+  const Clip on_cpu = generate(params, nullptr);
+  CHECK(on_cpu.report["device"]["text_encoder"] == "the CPU");
+  params.set_text("embedding_cache", folder.string());
+  emulator::EmulatedDevice gpu(80, kShared, kTextOnly), again(80, kShared, kTextOnly), failing(80, kShared, kTextOnly);
+
+  const Clip first = generate(params, &gpu), second = generate(params, &again);
+  REQUIRE(first.outcome.text.empty());
+  CHECK(first.report["device"]["text_encoder"] == kTextOnGpu);
+  CHECK(first.report["device"]["text_planned_bytes"].get<uint64_t>() >= gpu.peak_bytes());
+  CHECK(first.report["device"]["dit"] == "the CPU");    // there is only memory for the other
+  CHECK(distance(first.latent, on_cpu.latent) < 0.02);  // other weights by 2^-9, and a transformer that rounds to bf16
+  CHECK(gpu.launches("sla2_text_attention") > 0);
+  CHECK(gpu.used_bytes() == 0);
+  CHECK(second.report["device"]["text_encoder"] == "the cache");
+  CHECK(again.launches("sla2_text_attention") == 0);
+  CHECK(second.latent == first.latent);
+
+  const Clip cpu_after = generate(params, nullptr);
+  CHECK(cpu_after.report["embedding_from_cache"] == false);
+  CHECK(cpu_after.latent == on_cpu.latent);
+  std::filesystem::remove_all(folder);
+  params.set_text("embedding_cache", "");
+
+  config::ParamSet named = params;
+  named.set_text("device", "cuda");
+  const auto job = pipeline::Job::start(small_world(), named, {}, &failing);
+  CHECK_THAT(job->memory_plan(), Catch::Matchers::Contains("text encoding") && Catch::Matchers::Contains(kTextOnGpu));
+  job->cancel();
+  (void)job->wait();
+  failing.fail_allocation(2);
+  const Clip fallen = generate(params, &failing);
+  REQUIRE(fallen.outcome.text.empty());
+  CHECK_THAT(fallen.report["fallbacks"].dump(),
+             Catch::Matchers::Contains("the text encoder on the GPU did not do") && Catch::Matchers::Contains("next: the CPU"));
+  CHECK(fallen.report["device"]["text_encoder"] == "the CPU");
+  CHECK(fallen.latent == on_cpu.latent);
   CHECK(failing.used_bytes() == 0);
 }
 
@@ -260,6 +310,7 @@ TEST_CASE("what a GPU does not do is refused, or left to the CPU where nobody in
   CHECK(job->wait().status == SLA2_OK);
   CHECK_THAT(job->report(), Catch::Matchers::Contains("device auto: the CPU, because"));
   CHECK(json::parse(job->report())["settings"]["device"] == "cpu");
+  CHECK(json::parse(job->report())["device"]["text_encoder"] == "the CPU");  // as a resumed run would have it
 }
 
 }  // namespace sla2::gpu_test
