@@ -88,6 +88,7 @@ class Gpu : public Launcher {
 
 }  // namespace sla2::device
 
+#include "device/frame_ops.h"
 #include "device/handles.h"
 #include "device/layer_store.h"
 #include "device/ops.h"

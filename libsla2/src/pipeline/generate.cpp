@@ -4,7 +4,6 @@
 #include <chrono>
 
 #include "pipeline/context.h"
-#include "video/video.h"
 
 namespace sla2::pipeline {
 
@@ -27,38 +26,6 @@ void tell_dropped(ProgressMeter& meter, const char* which, int dropped, size_t k
 }
 
 }  // namespace
-
-void decode(JobContext& job, ProgressMeter& meter) {
-  const Stopwatch watch;
-  const Settings& settings = job.settings;
-  const auto total = static_cast<int>(settings.frames);
-  meter.report(Phase::kDecode, 0, total, 0);
-  const auto decoder = vae::Decoder::load(*job.parts().vae, settings.vae_precision);
-  job.cancel.check();
-  vae::DecodeOptions options;
-  options.precision = settings.vae_precision;
-  options.tile = settings.vae_tile;
-  std::vector<uint8_t> rgb;
-  decoder->decode(job.state.x, options, job.cancel, [&](const vae::FrameChunk& chunk) {
-    video::frames_to_rgb(chunk, rgb);
-    Frames frames{static_cast<int>(chunk.width),
-                  static_cast<int>(chunk.height),
-                  static_cast<int>(chunk.first),
-                  static_cast<int>(chunk.count),
-                  total,
-                  rgb.data(),
-                  settings.fps};
-    if (job.callbacks.on_frames) {
-      const sla2_status status = job.callbacks.on_frames(frames);
-      SLA2_CHECK(status == SLA2_OK, status, "the receiver of the frames stopped the job at frame {} of {}", frames.first, total);
-    }
-    const int done = frames.first + frames.count;
-    job.note([&](RunRecord& r) { r.frames = done; });
-    meter.report(Phase::kDecode, done, total, static_cast<double>(done) / total);
-    job.cancel.check();
-  });
-  job.note([&](RunRecord& r) { r.decode_seconds = watch.seconds(); });
-}
 
 void generate(JobContext& job) {
   ProgressMeter meter(job.parts(), job.settings, job.callbacks.on_progress);

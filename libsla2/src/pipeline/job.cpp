@@ -106,8 +106,8 @@ std::unique_ptr<JobContext> make_context(std::shared_ptr<const Model> model, con
   tokenize(*job);
   job->plan = check_memory(job->parts(), job->settings, std::max(job->record.prompt_tokens, job->record.negative_tokens));
   job->rung = job->plan.gpu.rung;
-  job->settings.vae_tile = job->plan.vae_tile;
-  job->settings.values.set_text("vae_tile", std::to_string(job->plan.vae_tile));  // a resumed run must decode the same way
+  job->settings.vae_tile = job->plan.decode.tile;
+  job->settings.values.set_text("vae_tile", std::to_string(job->settings.vae_tile));  // a resumed run must decode the same way
   if (job->settings.values.text("device") == "auto")  // so must this: other products, other last digits
     job->settings.values.set_text("device", job->rung == Rung::kCpu ? "cpu" : "cuda");
   return job;

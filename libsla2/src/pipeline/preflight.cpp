@@ -4,7 +4,6 @@
 #include "pipeline/preflight.h"
 
 #include <algorithm>
-#include <array>
 
 namespace sla2::pipeline {
 
@@ -12,8 +11,6 @@ namespace {
 
 /// fp32 latents alive while sampling: x, two velocities, x before the step, three vectors of solver history.
 constexpr uint64_t kLatentsAlive = 7;
-/// Tiles tried in this order when whole frames do not fit; diffusers' own default is 256.
-constexpr std::array<int64_t, 5> kTiles{512, 384, 256, 192, 128};
 
 uint64_t latent_bytes(const Settings& settings) { return static_cast<uint64_t>(settings.shape.size()) * sizeof(float); }
 
@@ -36,11 +33,21 @@ uint64_t sampling_bytes(const ModelParts& model, const Settings& settings, const
   return plan.weight_bytes + prompts + plan.activation_bytes + latents;
 }
 
-uint64_t decoding_bytes(const ModelParts& model, const Settings& settings, int64_t tile, std::string* text) {
+/// Of this machine; `on_gpu` null: the CPU decodes.
+uint64_t decoding_bytes(const ModelParts& model, const Settings& settings, int64_t tile, const DecodePlan* on_gpu,
+                        std::string* text) {
   vae::DecodeOptions options;
   options.precision = settings.vae_precision;
   options.tile = tile;
-  const vae::PlanSummary plan = vae::plan_decode(model.vae_config, settings.shape.height, settings.shape.width, options);
+  vae::PlanSummary plan;
+  if (on_gpu == nullptr) {
+    plan = vae::plan_decode(model.vae_config, settings.shape.height, settings.shape.width, options);
+  } else {
+    plan.activation_bytes = on_gpu->pinned_bytes;
+    plan.text =
+        fmt::format("{}: {:.1f} MiB of {:.1f} MiB free\n{}pinned memory of this machine: {:.1f} MiB\n", decode_where(*on_gpu),
+                    mebi(on_gpu->planned_bytes), mebi(on_gpu->free_bytes), on_gpu->text, mebi(on_gpu->pinned_bytes));
+  }
   const auto frame_pixels = static_cast<uint64_t>(settings.width * settings.height);
   constexpr uint64_t kChannels = 3, kFramesAtOnce = 4;
   const uint64_t rgb = frame_pixels * kChannels * kFramesAtOnce;
@@ -107,21 +114,31 @@ MemoryPlanSummary check_memory(const ModelParts& model, const Settings& settings
                               settings.gpu->info().name, rung_text(plan.gpu.rung), mebi(plan.gpu.planned_bytes),
                               mebi(plan.gpu.free_bytes), plan.gpu.text, mebi(plan.gpu.pinned_bytes));
   }
-  plan.decode_bytes = decoding_bytes(model, settings, plan.vae_tile, &decode_text);
+  const bool left_to_the_cpu = plan.gpu.rung == Rung::kCpu && settings.values.text("device") == "auto";
+  if (!left_to_the_cpu) plan.decode = plan_gpu_decode(model, settings);
+  plan.notes.insert(plan.notes.end(), plan.decode.notes.begin(), plan.decode.notes.end());
+  plan.decode_bytes = decoding_bytes(model, settings, plan.vae_tile, nullptr, &decode_text);
   if (plan.decode_bytes > plan.limit_bytes && plan.vae_tile == 0) {
     for (const int64_t tile : kTiles) {
       if (tile >= std::max(settings.width, settings.height)) continue;
       std::string tiled_text;
-      const uint64_t bytes = decoding_bytes(model, settings, tile, &tiled_text);
+      const uint64_t bytes = decoding_bytes(model, settings, tile, nullptr, &tiled_text);
       if (bytes > plan.limit_bytes) continue;
-      plan.notes.push_back(
-          fmt::format("decoding in tiles of {} px: whole frames need {:.0f} MiB of {:.0f} MiB; tiles are blended, not exact",
-                      tile, mebi(plan.decode_bytes), mebi(plan.limit_bytes)));
+      if (!plan.decode.on_gpu)
+        plan.notes.push_back(
+            fmt::format("decoding in tiles of {} px: whole frames need {:.0f} MiB of {:.0f} MiB; tiles are blended, not exact",
+                        tile, mebi(plan.decode_bytes), mebi(plan.limit_bytes)));
       plan.vae_tile = tile;
       plan.decode_bytes = bytes;
       decode_text = tiled_text;
       break;
     }
+  }
+  if (plan.decode.on_gpu) {
+    decode_text.clear();
+    plan.decode_bytes = decoding_bytes(model, settings, plan.decode.tile, &plan.decode, &decode_text);
+  } else {
+    plan.decode.tile = plan.vae_tile;
   }
   plan.text = fmt::format(
       "text encoding: {:.1f} MiB at its peak\n{}\nsampling: {:.1f} MiB\n{}\ndecoding: {:.1f} MiB\n{}\npeak: {:.1f} MiB of "

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "pipeline/decode_choice.h"
 #include "pipeline/device_choice.h"
 #include "pipeline/model.h"
 #include "pipeline/settings.h"
@@ -17,7 +18,8 @@ struct MemoryPlanSummary {
   uint64_t limit_bytes = 0;
   GpuPlan gpu;  ///< of the DiT
   TextPlan text_encoder;
-  int64_t vae_tile = 0;  ///< pixels; differs from the setting if only tiles fit
+  DecodePlan decode;     ///< of the VAE, and where it runs
+  int64_t vae_tile = 0;  ///< pixels, on the CPU; differs from the setting if only tiles fit
   std::string text;      ///< one line per buffer, for people
   std::vector<std::string> notes;
   [[nodiscard]] uint64_t peak_bytes() const noexcept;

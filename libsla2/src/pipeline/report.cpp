@@ -94,9 +94,10 @@ std::string report_json(const ModelParts& model, const Settings& settings, const
                     {"products", record.products},
                     {"text_encoder", record.text_where},
                     {"text_planned_bytes", plan.text_encoder.planned_bytes},
-                    {"vae", "the CPU"},
+                    {"vae", record.vae_where},
                     {"planned_bytes", plan.gpu.planned_bytes},
-                    {"free_bytes", plan.gpu.free_bytes}};
+                    {"free_bytes", plan.gpu.free_bytes},
+                    {"vae_planned_bytes", plan.decode.planned_bytes}};
   root["fallbacks"] = record.fallbacks;
   root["memory"] = {{"planned_bytes", plan.peak_bytes()},        {"planned_text_bytes", plan.text_bytes},
                     {"planned_sample_bytes", plan.sample_bytes}, {"planned_decode_bytes", plan.decode_bytes},

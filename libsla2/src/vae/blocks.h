@@ -39,4 +39,7 @@ int64_t temporal_factor(const config::VaeConfig& config);
 
 constexpr int64_t kVideoChannels = 3;
 
+/// 2^20 bytes, as plans tell of memory.
+constexpr double mebi(uint64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
+
 }  // namespace sla2::vae

@@ -8,10 +8,6 @@
 
 namespace sla2::vae {
 
-namespace {
-constexpr double kMebi = 1024.0 * 1024.0;
-}
-
 PlanSummary plan_decode(const config::VaeConfig& config, int64_t latent_height, int64_t latent_width,
                         const DecodeOptions& options) {
   const std::vector<BlockSpec> blocks = decoder_blocks(config);
@@ -30,12 +26,11 @@ PlanSummary plan_decode(const config::VaeConfig& config, int64_t latent_height, 
       "VAE decode, {} products, latent {}x{} in {} tile(s): weights {:.1f} MiB, causal caches {:.1f} MiB, frames in flight "
       "{:.1f} MiB, "
       "output chunk {:.1f} MiB\n",
-      format.narrow() ? "bf16" : "fp32", latent_width, latent_height, grid.count(),
-      static_cast<double>(total.weight_bytes) / kMebi, static_cast<double>(total.state_bytes) / kMebi,
-      static_cast<double>(stream_bytes(total) - total.state_bytes) / kMebi, static_cast<double>(chunk_bytes) / kMebi);
+      format.narrow() ? "bf16" : "fp32", latent_width, latent_height, grid.count(), mebi(total.weight_bytes),
+      mebi(total.state_bytes), mebi(stream_bytes(total) - total.state_bytes), mebi(chunk_bytes));
   if (grid.count() > 1)
     plan.text += fmt::format("  and the blended clip: {:.2f} MiB per frame\n",
-                             static_cast<double>(grid.height() * grid.width() * kVideoChannels) * sizeof(float) / kMebi);
+                             mebi(static_cast<uint64_t>(grid.height() * grid.width() * kVideoChannels) * sizeof(float)));
   return plan;
 }
 

@@ -9,6 +9,7 @@
 
 #include "config/model_config.h"
 #include "core/core.h"
+#include "device/device.h"
 #include "latent/latent.h"
 #include "weights/weights.h"
 
@@ -31,6 +32,10 @@ struct DecodeOptions {
 class Decoder {
  public:
   static std::unique_ptr<Decoder> load(const weights::Checkpoint& checkpoint, Precision precision);
+  /// On a GPU, in bf16 with fp32 sums; it outlives the decoder. Throws MEMORY where it has not enough, here or when a decode
+  /// begins; UNSUPPORTED for fp32 and for channels its kernels do not take.
+  static std::unique_ptr<Decoder> load_on(device::Gpu& gpu, const weights::Checkpoint& checkpoint, Precision precision,
+                                          const CancelToken& cancel);
   virtual ~Decoder() = default;
   /// latent [z,F',h,w] in the DiT's normalised space; the statistics are applied here. Calls on_frames with 1, then 4, 4, …
   /// frames (or single ones) as they are ready. Cancels between frames.
@@ -50,9 +55,12 @@ class Encoder {
 /// Bytes a decode of this size needs beyond the weights, and the weights: from the configuration alone.
 struct PlanSummary {
   uint64_t weight_bytes = 0, activation_bytes = 0;
+  uint64_t pinned_bytes = 0;  ///< of this machine, where the frames of a GPU arrive
   std::string text;
 };
 PlanSummary plan_decode(const config::VaeConfig& config, int64_t latent_height, int64_t latent_width,
                         const DecodeOptions& options);
+/// The same of a GPU's memory, for a latent of `shape` (sizes only). Throws UNSUPPORTED as load_on does.
+PlanSummary plan_decode_on(const config::VaeConfig& config, const latent::Latent& shape, const DecodeOptions& options);
 
 }  // namespace sla2::vae

@@ -29,6 +29,7 @@ struct Clip {
   pipeline::Outcome outcome;
 };
 
+/// The VAE stays on the CPU unless a test asks for it: fibres are slow.
 config::ParamSet small_job() {
   config::ParamSet params;
   for (const auto& [name, value] : {std::pair{"prompt", "a red ball bounces"},
@@ -37,7 +38,8 @@ config::ParamSet small_job() {
                                     {"frames", "5"},
                                     {"steps", "2"},
                                     {"cfg_scale", "2"},
-                                    {"seed", "3"}})
+                                    {"seed", "3"},
+                                    {"vae_precision", "fp32"}})
     params.set_text(name, value);
   return params;
 }
@@ -71,10 +73,11 @@ Clip generate(config::ParamSet params, device::Gpu* gpu) {
 
 TEST_CASE("a clip of the small model from a GPU is the CPU's within bf16") {
   emulator::EmulatedDevice gpu(89, kShared, kPlenty);
-  config::ParamSet exact = small_job(), narrow = small_job();
+  config::ParamSet exact = small_job(), narrow = small_job(), whole = small_job();
   exact.set_text("precision", "fp32");
   narrow.set_text("precision", "bf16");
-  const Clip expected = generate(exact, nullptr), on_cpu = generate(narrow, nullptr), got = generate(small_job(), &gpu);
+  whole.set_text("vae_precision", "auto");
+  const Clip expected = generate(exact, nullptr), on_cpu = generate(narrow, nullptr), got = generate(whole, &gpu);
   REQUIRE(expected.outcome.text.empty());
   REQUIRE(got.outcome.text.empty());
   const double ours = distance(got.latent, expected.latent), cpus = distance(on_cpu.latent, expected.latent);
@@ -89,6 +92,9 @@ TEST_CASE("a clip of the small model from a GPU is the CPU's within bf16") {
   CHECK(got.report["device"]["dit"] == "all weights on the GPU");
   CHECK(got.report["device"]["gpu"] == "emulated GPU");
   CHECK(got.report["device"]["text_encoder"] == kTextOnGpu);
+  CHECK(got.report["device"]["vae"] == "whole frames on the GPU");
+  CHECK(got.report["fallbacks"].empty());
+  CHECK(expected.report["device"]["vae"] == "the CPU");
   CHECK(got.report["layers"][0]["forwards"] == 4);
   CHECK(expected.report["device"]["dit"] == "the CPU");
   CHECK(expected.report["device"]["gpu"].is_null());
@@ -152,7 +158,7 @@ TEST_CASE("an allocation that fails in the middle of a step costs nothing but th
   const Clip got = generate(params, &failing);
   REQUIRE(got.outcome.text.empty());
   CHECK(got.report["device"]["dit"] == "weights streamed through three places on the GPU");
-  CHECK(got.report["fallbacks"].size() == 1);
+  CHECK(got.report["fallbacks"].size() == 2);  // this, and the VAE's fp32
   CHECK(got.latent == expected.latent);
   CHECK(failing.used_bytes() == 0);
 }
@@ -198,6 +204,72 @@ TEST_CASE("the text encoder on a GPU: gives way to the CPU, and keeps its embedd
   CHECK(fallen.report["device"]["text_encoder"] == "the CPU");
   CHECK(fallen.latent == on_cpu.latent);
   CHECK(failing.used_bytes() == 0);
+}
+
+TEST_CASE("the VAE on a GPU gives way to tiles, then to the CPU, saying so, and sends every frame once") {
+  config::ParamSet params = small_job();
+  for (const auto& [name, value] : {std::pair{"width", "144"},
+                                    {"height", "16"},
+                                    {"frames", "1"},
+                                    {"steps", "1"},
+                                    {"cfg_scale", "1"},
+                                    {"vae_precision", "auto"}})
+    params.set_text(name, value);
+  config::ParamSet in_tiles = params, exact = params;
+  in_tiles.set_text("vae_tile", "128");
+  exact.set_text("vae_precision", "fp32");
+  static emulator::EmulatedDevice plenty(80, kShared, kPlenty), again(80, kShared, kPlenty);
+  static const Clip whole = generate(params, &plenty), tiles = generate(in_tiles, &again);
+  static const int allocations = plenty.allocations(), tiled_allocations = again.allocations();
+  REQUIRE(whole.outcome.text.empty());
+  REQUIRE(tiles.outcome.text.empty());
+  CHECK(whole.report["device"]["vae"] == "whole frames on the GPU");
+  CHECK(tiles.report["device"]["vae"] == "tiles of 128 px on the GPU");
+  const auto notes = [](const Clip& clip) { return clip.report["fallbacks"].dump(); };
+  const auto planned = [](const Clip& clip) { return clip.report["device"]["vae_planned_bytes"].get<double>(); };
+  using Catch::Matchers::Contains;
+  constexpr double kUsable = 0.95;
+
+  SECTION("known beforehand: whole frames do not fit") {
+    emulator::EmulatedDevice small(80, kShared, static_cast<uint64_t>((planned(whole) + planned(tiles)) / 2 / kUsable));
+    const Clip got = generate(params, &small);
+    REQUIRE(got.outcome.text.empty());
+    CHECK_THAT(notes(got),
+               Contains("not decoding whole frames on the GPU: that needs") && Contains("tiles are blended, not exact"));
+    CHECK(got.report["device"]["vae"] == "tiles of 128 px on the GPU");
+    CHECK(got.report["settings"]["vae_tile"] == 128);
+    if (got.report["device"]["dit"] != "the CPU") CHECK(got.rgb == tiles.rgb);
+  }
+  SECTION("the arena cannot be had when decoding begins") {
+    emulator::EmulatedDevice failing(80, kShared, kPlenty);
+    failing.fail_allocation(allocations - 1);
+    const Clip got = generate(params, &failing);
+    REQUIRE(got.outcome.text.empty());
+    CHECK_THAT(notes(got),
+               Contains("decoding whole frames on the GPU did not do") && Contains("next: tiles of 128 px on the GPU"));
+    CHECK(got.report["device"]["vae"] == "tiles of 128 px on the GPU");
+    CHECK(got.rgb == tiles.rgb);
+    CHECK(failing.used_bytes() == 0);
+  }
+  SECTION("nor can the tiles': the CPU") {
+    emulator::EmulatedDevice failing(80, kShared, kPlenty);
+    failing.fail_allocation(tiled_allocations - 1);
+    const Clip got = generate(in_tiles, &failing);
+    REQUIRE(got.outcome.text.empty());
+    CHECK_THAT(notes(got), Contains("decoding tiles of 128 px on the GPU did not do") && Contains("next: the CPU"));
+    CHECK(got.report["device"]["vae"] == "the CPU");
+    CHECK(got.rgb.size() == tiles.rgb.size());
+  }
+  SECTION("fp32 was asked for: the CPU, with the reason") {
+    const Clip got = generate(exact, &plenty);
+    REQUIRE(got.outcome.text.empty());
+    CHECK_THAT(notes(got), Contains("the VAE decodes on the CPU") && Contains("vae_precision is fp32"));
+    CHECK(got.report["device"]["vae"] == "the CPU");
+    double error = 0;
+    for (size_t i = 0; i < got.rgb.size(); ++i)
+      error += std::abs(static_cast<double>(got.rgb[i]) - static_cast<double>(whole.rgb[i]));
+    CHECK(error / static_cast<double>(got.rgb.size()) < 1);  // of 255 steps
+  }
 }
 
 TEST_CASE("the order in which a GPU gives way") {

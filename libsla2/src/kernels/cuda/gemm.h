@@ -3,85 +3,18 @@
 // of 64 bytes of every row stream through shared memory, one barrier a step. The same bytes are 32 bf16 or 64 int8: fragments of
 // both have 4 bytes of neighbours along k, so one kernel body serves both.
 #pragma once
-#include "kernels/cuda/fragments.h"
+#include "kernels/cuda/product_step.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/runner_params.h"
 
 namespace sla2::cuda {
 
-struct alignas(16) Zeros {
-  uint32_t words[4];
-};
-struct alignas(8) TwoFloats {
-  float x, y;
-};
-
-SLA2_DEVICE float gelu_tanh(float v) {
-  constexpr float kTwice = 2 * 0.7978845608F, kCubic = 0.044715F;  // tanh(u) = 1 - 2 / (1 + exp(2u))
-  return v / (1 + exp2_fast(-kLog2E * kTwice * (v + kCubic * v * v * v)));
-}
-SLA2_DEVICE float silu(float v) { return v / (1 + exp2_fast(-kLog2E * v)); }
-
-struct GemmBf16 {
-  using Sum = float;
-  static constexpr uint32_t kBytes = 2;
-  static SLA2_DEVICE void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    multiply_bf16(d, a, b0, b1);
-  }
-};
-struct GemmInt8 {
-  using Sum = int32_t;
-  static constexpr uint32_t kBytes = 1;
-  static SLA2_DEVICE void multiply(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    multiply_int8(d, a, b0, b1);
-  }
-};
-
 template <typename Type>
 struct Gemm {
   static constexpr uint32_t kStep = kGemmStepBytes, kOperand = kGemmRows * kStep, kStage = 2 * kOperand;
   static constexpr uint32_t kWarpsAcross = 4, kRowFragments = 4, kColumnFragments = 4;  // of 16 and of 8
-  static_assert(kGemmRows == kGemmColumns, "both operands are copied alike");
 
   typename Type::Sum sum[kRowFragments][kColumnFragments][4];
-
-  /// One operand's rows first … first + 127, bytes at … at + 63. Rows beyond the last repeat it (their results are dropped);
-  /// bytes beyond the row are zeros.
-  static SLA2_DEVICE void copy(uint32_t to, const unsigned char* from, int64_t stride, int64_t first, int64_t rows, uint32_t at,
-                               uint32_t row_bytes) {
-    constexpr uint32_t kChunks = kStep / 16;
-#pragma unroll
-    for (uint32_t i = 0; i < kGemmRows * kChunks / kGemmThreads; ++i) {
-      const uint32_t index = thread_index() + i * kGemmThreads, row = index / kChunks, byte = index % kChunks * 16;
-      const int64_t source = first + row < rows ? first + row : rows - 1;
-      const uint32_t target = to + image_offset(kGemmRows, kStep, row, byte);
-      if (at + byte < row_bytes)
-        copy_async_16(target, from + source * stride + at + byte);
-      else
-        shared_store<Zeros>(target, Zeros{});
-    }
-  }
-
-  SLA2_DEVICE void add_step(uint32_t stage, uint32_t warp_row, uint32_t warp_column) {
-    const uint32_t lane = thread_index() % 32, matrix = lane / 8;
-#pragma unroll
-    for (uint32_t chunk = 0; chunk < kStep / 16; chunk += 2) {
-      uint32_t a[kRowFragments][4], b[kColumnFragments / 2][4];
-#pragma unroll
-      for (uint32_t m = 0; m < kRowFragments; ++m)
-        load_matrices(
-            stage + image_offset(kGemmRows, kStep, warp_row + m * 16 + matrix % 2 * 8 + lane % 8, (chunk + matrix / 2) * 16),
-            a[m]);
-#pragma unroll
-      for (uint32_t n = 0; n < kColumnFragments / 2; ++n)
-        load_columns<kGemmColumns, kStep>(stage + kOperand, warp_column + n * 16, chunk, b[n]);
-#pragma unroll
-      for (uint32_t m = 0; m < kRowFragments; ++m)
-#pragma unroll
-        for (uint32_t n = 0; n < kColumnFragments; ++n)
-          Type::multiply(sum[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
-    }
-  }
 
   static SLA2_DEVICE float finished(const GemmParams& p, float v, float bias) {
     v += bias;
@@ -133,8 +66,10 @@ struct Gemm {
     const auto start = [&](int32_t step) {
       if (step < steps) {
         const uint32_t stage = static_cast<uint32_t>(step % kGemmStages) * kStage, at = static_cast<uint32_t>(step) * kStep;
-        copy(stage, static_cast<const unsigned char*>(p.x), p.stride_x * Type::kBytes, first_row, p.rows, at, row_bytes);
-        copy(stage + kOperand, static_cast<const unsigned char*>(p.w), row_bytes, first_column, p.out, at, row_bytes);
+        copy_rows<kGemmRows, kGemmThreads>(stage, static_cast<const unsigned char*>(p.x), p.stride_x * Type::kBytes, first_row,
+                                           p.rows, at, row_bytes);
+        copy_rows<kGemmColumns, kGemmThreads>(stage + kOperand, static_cast<const unsigned char*>(p.w), row_bytes, first_column,
+                                              p.out, at, row_bytes);
       }
       copy_async_commit();
     };
@@ -145,7 +80,10 @@ struct Gemm {
       copy_async_wait<kGemmStages - 2>();
       sync_threads();  // this step has come for all; nobody reads the stage that is filled next
       start(step + kGemmStages - 1);
-      if (active) mine.add_step(static_cast<uint32_t>(step % kGemmStages) * kStage, warp_row, warp_column);
+      if (!active) continue;
+      const uint32_t stage = static_cast<uint32_t>(step % kGemmStages) * kStage;
+      add_product_step<Type, kRowFragments, kColumnFragments>(
+          mine.sum, stage, [&](uint32_t m, uint32_t row) { return warp_row + m * 16 + row; }, stage + kOperand, warp_column);
     }
     copy_async_wait<0>();
     if (active) mine.store(p, first_row + warp_row, first_column + warp_column);

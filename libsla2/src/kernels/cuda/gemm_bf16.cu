@@ -3,6 +3,6 @@
 
 namespace sla2::cuda {
 
-SLA2_KERNEL(sla2_gemm_bf16, kGemmThreads, 2, GemmParams) { Gemm<GemmBf16>::run(p); }
+SLA2_KERNEL(sla2_gemm_bf16, kGemmThreads, 2, GemmParams) { Gemm<ProductBf16>::run(p); }
 
 }  // namespace sla2::cuda

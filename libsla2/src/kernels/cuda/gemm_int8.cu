@@ -3,6 +3,6 @@
 
 namespace sla2::cuda {
 
-SLA2_KERNEL(sla2_gemm_int8, kGemmThreads, 2, GemmParams) { Gemm<GemmInt8>::run(p); }
+SLA2_KERNEL(sla2_gemm_int8, kGemmThreads, 2, GemmParams) { Gemm<ProductInt8>::run(p); }
 
 }  // namespace sla2::cuda

@@ -68,6 +68,11 @@ inline constexpr KernelHome kKernels[] = {
     {"sla2_text_norm", "text_rows"},
     {"sla2_text_gate", "text_rows"},
     {"sla2_text_attention", "text_attention"},
+    {"sla2_conv_96", "conv_bf16"},
+    {"sla2_conv_16", "conv_bf16"},
+    {"sla2_pixel_norm", "vae_rows"},
+    {"sla2_softmax_rows", "vae_rows"},
+    {"sla2_planes", "vae_rows"},
 };
 
 /// Null where there is no such kernel.

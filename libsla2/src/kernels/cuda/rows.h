@@ -97,4 +97,10 @@ SLA2_DEVICE bool is_finite(float x) { return x - x == 0; }
 /// To the nearest even step of top / 127; what is not finite becomes 0.
 SLA2_DEVICE int32_t int8_steps(float x, float inverse) { return is_finite(x) ? to_nearest(x * inverse) : 0; }
 
+SLA2_DEVICE float gelu_tanh(float v) {
+  constexpr float kTwice = 2 * 0.7978845608F, kCubic = 0.044715F;  // tanh(u) = 1 - 2 / (1 + exp(2u))
+  return v / (1 + exp2_fast(-kLog2E * kTwice * (v + kCubic * v * v * v)));
+}
+SLA2_DEVICE float silu(float v) { return v / (1 + exp2_fast(-kLog2E * v)); }
+
 }  // namespace sla2::cuda

@@ -18,3 +18,4 @@ list(APPEND CUDA_KERNEL_SOURCES hopper_bf16.cu hopper_int8.cu hopper_fp8.cu hopp
 # The runner: products and rows.
 list(APPEND CUDA_KERNEL_SOURCES gemm_bf16.cu gemm_int8.cu model_rows.cu)
 list(APPEND CUDA_KERNEL_SOURCES text_rows.cu text_attention.cu)  # the text encoder
+list(APPEND CUDA_KERNEL_SOURCES conv_bf16.cu vae_rows.cu)  # the VAE
