@@ -43,7 +43,8 @@ def check_sanitizer(preset: str, env: "dict[str, str]") -> None:
 
 
 def check_asan(_: argparse.Namespace) -> None:
-    check_sanitizer("asan", {"ASAN_OPTIONS": "detect_leaks=1:allocator_may_return_null=1:strict_string_checks=1:detect_stack_use_after_return=1",
+    # No detect_stack_use_after_return: GCC 12 puts 64-byte vectors on its fake stack misaligned (GCC bug 110027), and AVX-512 kernels fault.
+    check_sanitizer("asan", {"ASAN_OPTIONS": "detect_leaks=1:allocator_may_return_null=1:strict_string_checks=1:detect_stack_use_after_return=0",
                              "UBSAN_OPTIONS": "print_stacktrace=1"})
 
 
