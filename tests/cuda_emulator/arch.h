@@ -86,6 +86,9 @@ inline void multiply_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, 
 inline void multiply_e4m3(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   emulator::multiply_e4m3(d, a, b0, b1);
 }
+inline void multiply_e4m3(uint32_t (&d)[2], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulator::multiply_e4m3_half(d, a, b0, b1);
+}
 
 inline float exp2_fast(float x) {
   const float y = std::exp2(x);

@@ -47,6 +47,7 @@ cuda::CentreParams centre_params(const DeviceCall& call) {
   const DeviceWorkspace& w = call.workspace;
   cuda::CentreParams p{};
   p.means = w.means, p.shift = w.shift, p.mean_keys = w.mean_keys;
+  p.value_top = cuda::fp8_values_top(call.shape.products);
   if (!call.route_only) p.value_peaks = w.value_peaks, p.value_scale = w.value_scale;
   p.key_tokens = g.config.key_tokens;
   p.dim = narrow(g.dim), p.width = call.shape.width, p.block_k = narrow(g.block_k), p.mean_row = call.shape.mean_row;

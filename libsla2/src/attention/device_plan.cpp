@@ -31,9 +31,9 @@ class DevicePlan final : public Plan {
     const std::string no = device_refusal(config, gpu.architecture());
     SLA2_CHECK(no.empty(), SLA2_E_UNSUPPORTED, "{}", no);
     const Geometry& g = geometry_;
-    shape_ = device_shape(g);
+    shape_ = device_shape(g, gpu.architecture());
     bytes_ = std::max<uint64_t>(device_workspace(g, shape_, nullptr).bytes, 1);
-    const char* const products = shape_.fp8 ? "fp8" : shape_.int8 ? "int8" : "bf16";
+    const char* const products = shape_.half_sums ? "fp8h" : shape_.fp8 ? "fp8" : shape_.int8 ? "int8" : "bf16";
     full_ = fmt::format("sla2_attend_{}_{}", products, shape_.width);
     attend_ = shape_.linear ? full_ + "_linear" : full_;
     attend_threads_ = shape_.threads;

@@ -36,6 +36,7 @@ struct CentreParams {
   const float* value_peaks;  ///< [key heads][T_n][W], or null
   float* value_scale;        ///< [key heads][W] out, or null
   float* mean_keys;          ///< [key heads][T_n][W] out: the means again, row by row; or null
+  float value_top;           ///< what the largest value of a channel becomes in e4m3
   int64_t key_tokens;
   int32_t dim, width, block_k, key_blocks, mean_row;
 };
