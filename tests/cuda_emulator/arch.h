@@ -25,6 +25,7 @@ inline uint32_t thread_index() { return here().thread(); }
 inline uint32_t thread_count() { return here().launch().threads; }
 inline uint32_t block_x() { return here().launch().block.x; }
 inline uint32_t block_y() { return here().launch().block.y; }
+inline uint32_t grid_x() { return here().launch().grid.x; }
 
 template <typename T>
 T shared_load(uint32_t at) {

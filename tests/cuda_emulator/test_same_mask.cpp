@@ -31,7 +31,8 @@ Lists route_with(Plan& plan, const Forward& call) {
   return lists;
 }
 
-/// Queries, keys and weights whose values are multiples of 1 / levels; with less than four levels scores are tied. One key head for two query heads.
+/// Queries, keys and weights whose values are multiples of 1 / levels; with less than four levels scores are tied. One key head
+/// for two query heads.
 struct Inputs {
   Inputs(const Config& c, int levels, bool learned) : random(static_cast<unsigned>(c.key_tokens + c.head_dim)) {
     const int64_t d = c.head_dim, n = c.query_tokens;
@@ -88,8 +89,9 @@ TEST_CASE("routers keep the CPU's blocks, bit for bit") {
     int levels;
     bool learned;
   };
-  for (const Case& c : {Case{300, 1000, 64, 0.8, 1 << 20, false}, Case{300, 1000, 128, 0.5, 1 << 20, true},
-                        Case{200, 700, 64, 0.7, 1, false}, Case{200, 700, 64, 0.7, 3, false}, Case{150, 9000, 40, 0.97, 1 << 10, true}}) {
+  for (const Case& c :
+       {Case{300, 1000, 64, 0.8, 1 << 20, false}, Case{300, 1000, 128, 0.5, 1 << 20, true}, Case{200, 700, 64, 0.7, 1, false},
+        Case{200, 700, 64, 0.7, 3, false}, Case{150, 9000, 40, 0.97, 1 << 10, true}}) {
     Config config = base_config(c.query_tokens, c.key_tokens, c.dim);
     config.sparsity = c.sparsity;
     check_same(config, Inputs(config, c.levels, c.learned).call);

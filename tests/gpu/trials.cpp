@@ -22,12 +22,10 @@ struct Kind {
   const char* name;
   int bits;  ///< of an element
 };
-constexpr Kind kKinds[] = {{cuda::kTrialBf16, "mma.m16n8k16 bf16", 16},
-                           {cuda::kTrialInt8, "mma.m16n8k32 s8", 8},
-                           {cuda::kTrialE4m3, "mma.m16n8k32 e4m3", 8},
-                           {cuda::kTrialE4m3Half, "mma.m16n8k32 e4m3, fp16 sums", 8},
-                           {cuda::kTrialMatrices, "ldmatrix.x4", 16},
-                           {cuda::kTrialMatricesTransposed, "ldmatrix.x4.trans", 16}};
+constexpr Kind kKinds[] = {
+    {cuda::kTrialBf16, "mma.m16n8k16 bf16", 16}, {cuda::kTrialInt8, "mma.m16n8k32 s8", 8},
+    {cuda::kTrialE4m3, "mma.m16n8k32 e4m3", 8},  {cuda::kTrialE4m3Half, "mma.m16n8k32 e4m3, fp16 sums", 8},
+    {cuda::kTrialMatrices, "ldmatrix.x4", 16},   {cuda::kTrialMatricesTransposed, "ldmatrix.x4.trans", 16}};
 
 uint32_t element(cuda::Trial trial, int value) {
   if (trial == cuda::kTrialBf16) return f32_to_bf16(static_cast<float>(value));

@@ -169,6 +169,7 @@ cuda::AttendParams attend_params(const DeviceCall& call) {
   p.mix_by_lse = c.mix == Mix::kHeadAffineLse ? 1 : 0;
   if (in.parameters.mix != nullptr)
     p.mix_source = c.mix == Mix::kHeadScalar ? cuda::kMixScalar : c.mix == Mix::kBlock ? cuda::kMixBlock : cuda::kMixAffine;
+  p.turns = static_cast<uint32_t>(g.heads * g.query_blocks);
   p.stream_at = s.stream_at;
   return p;
 }
@@ -180,6 +181,7 @@ cuda::AttendParams probe_params(const DeviceCall& call, int64_t probes) {
   p.join = cuda::kJoinSoftmax;
   p.coarse = p.shift = nullptr, p.lse = p.linear_shares = nullptr;
   p.probe = call.workspace.probe, p.probes = narrow(probes);
+  p.turns = static_cast<uint32_t>(call.geometry.heads * probes);
   return p;
 }
 

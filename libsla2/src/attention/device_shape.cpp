@@ -9,10 +9,10 @@ namespace sla2::attention {
 namespace {
 
 constexpr int64_t kMostDim = 128;
-constexpr int64_t kMostGridY = 65535;                   // CUDA's limit on blocks along y
-constexpr int64_t kMostBlocks = 8192;                   // the router keeps a row of fp64 scores in shared memory: 64 KB
-constexpr int kFirst = 80;                              // architecture
-constexpr int64_t kPartTiles = 32;  // tiles per partial state: a few hundred parts to share among SMs at 30000 tokens
+constexpr int64_t kMostGridY = 65535;  // CUDA's limit on blocks along y
+constexpr int64_t kMostBlocks = 8192;  // the router keeps a row of fp64 scores in shared memory: 64 KB
+constexpr int kFirst = 80;             // architecture
+constexpr int64_t kPartTiles = 32;     // tiles per partial state: a few hundred parts to share among SMs at 30000 tokens
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -73,7 +73,10 @@ DeviceShape device_shape(const Geometry& g, int architecture) {
   const bool softmax = g.mode != Mode::kLinearOnly;
   s.fp8 = g.fp8 && softmax, s.int8 = g.int8 && softmax;
   s.half_sums = s.fp8 && sums_in_fp16(c, architecture);
-  s.products = s.half_sums ? cuda::Products::kInt8Fp8Half : s.fp8 ? cuda::Products::kInt8Fp8 : s.int8 ? cuda::Products::kInt8 : cuda::Products::kBf16;
+  s.products = s.half_sums ? cuda::Products::kInt8Fp8Half
+               : s.fp8     ? cuda::Products::kInt8Fp8
+               : s.int8    ? cuda::Products::kInt8
+                           : cuda::Products::kBf16;
   s.width = g.dim <= 64 ? 64 : 128;
   s.linear = g.linear;
   s.everywhere = g.mode == Mode::kLPlusS || (g.mode == Mode::kSla1 && c.scope == Scope::kGlobal);

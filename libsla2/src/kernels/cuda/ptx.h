@@ -21,6 +21,7 @@ SLA2_DEVICE uint32_t thread_index() { return threadIdx.x; }
 SLA2_DEVICE uint32_t thread_count() { return blockDim.x; }
 SLA2_DEVICE uint32_t block_x() { return blockIdx.x; }
 SLA2_DEVICE uint32_t block_y() { return blockIdx.y; }
+SLA2_DEVICE uint32_t grid_x() { return gridDim.x; }  ///< blocks along x
 
 template <typename T>
 SLA2_DEVICE T shared_load(uint32_t at) {
@@ -91,7 +92,8 @@ SLA2_DEVICE void multiply_e4m3(float (&d)[4], const uint32_t (&a)[4], uint32_t b
 #endif
 }
 
-/// The same with fp16 sums, two to a register: at twice the rate on consumer GPUs. The caller sees to it that none is above 65504.
+/// The same with fp16 sums, two to a register: at twice the rate on consumer GPUs. The caller sees to it that none is above
+/// 65504.
 SLA2_DEVICE void multiply_e4m3(uint32_t (&d)[2], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #if SLA2_HAS_E4M3
   asm("mma.sync.aligned.m16n8k32.row.col.f16.e4m3.e4m3.f16 {%0, %1}, {%2, %3, %4, %5}, {%6, %7}, {%0, %1};"

@@ -27,11 +27,12 @@ struct QueryRows {
   [[nodiscard]] SLA2_DEVICE int64_t token(int i) const { return first + g + 8 * i; }
 };
 
-SLA2_DEVICE QueryRows query_rows(const AttendParams& p) {
+template <typename Place = GridPlace>
+SLA2_DEVICE QueryRows query_rows(const AttendParams& p, const Place& at = {}) {
   QueryRows rows{};
-  rows.head = block_y(), rows.warp = thread_index() / 32, rows.lane = thread_index() % 32;
+  rows.head = at.head(), rows.warp = thread_index() / 32, rows.lane = thread_index() % 32;
   rows.g = rows.lane / 4, rows.t = rows.lane % 4;
-  rows.first = static_cast<int64_t>(query_block(p)) * p.block_q + kWarpRows * rows.warp;
+  rows.first = static_cast<int64_t>(query_block(p, at)) * p.block_q + kWarpRows * rows.warp;
   const int64_t left = p.query_tokens - rows.first;
   rows.inside = left < 0 ? 0 : left < kWarpRows ? static_cast<int32_t>(left) : kWarpRows;
   return rows;
