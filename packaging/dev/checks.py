@@ -83,9 +83,9 @@ def check_fuzz(args: argparse.Namespace) -> None:
 
 
 def check_mutate(_: argparse.Namespace) -> None:
-    """Break the attention kernels on purpose, one way at a time; sla2_check must notice every one."""
+    """Break the attention kernels, the CUDA ones under emulation, one way at a time; the tests must notice every one."""
     need_packages("build", "test")
-    folder = build("dev", "sla2_check")
+    folder = build("dev", "sla2_check", "test_cuda_emulator")
     run(sys.executable, ROOT / "tests" / "check" / "mutate.py", "--build", folder, "--scratch", BUILD / "mutants")
 
 

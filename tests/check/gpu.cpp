@@ -23,8 +23,9 @@ class Emulated final : public TestGpu {
   void prepare(const char* kernel, uint32_t bytes) override { gpu_.prepare(kernel, bytes); }
   void launch(const device::Launch& l) override { gpu_.launch(l); }
   [[nodiscard]] int architecture() const noexcept override { return gpu_.architecture(); }
+  [[nodiscard]] uint32_t multiprocessors() const noexcept override { return gpu_.multiprocessors(); }
   [[nodiscard]] uint32_t shared_bytes() const noexcept override { return gpu_.shared_bytes(); }
-  void set_seed(uint64_t seed) override { gpu_.set_seed(seed); }
+  void set_seed(uint64_t seed) override { gpu_.set_seed(seed), gpu_.set_multiprocessors(static_cast<uint32_t>(seed)); }
   [[nodiscard]] bool has_memory() const noexcept override { return far_; }
   void* allocate(uint64_t bytes) override { return std::aligned_alloc(256, (bytes + 255) / 256 * 256); }
   void release(void* memory) noexcept override { std::free(memory); }
@@ -44,6 +45,7 @@ class Real final : public TestGpu {
   void prepare(const char* kernel, uint32_t bytes) override { gpu_.prepare(kernel, bytes); }
   void launch(const device::Launch& l) override { gpu_.launch(l); }
   [[nodiscard]] int architecture() const noexcept override { return gpu_.architecture(); }
+  [[nodiscard]] uint32_t multiprocessors() const noexcept override { return gpu_.multiprocessors(); }
   [[nodiscard]] uint32_t shared_bytes() const noexcept override { return gpu_.shared_bytes(); }
   [[nodiscard]] bool has_memory() const noexcept override { return true; }
   void* allocate(uint64_t bytes) override { return gpu_.allocate(bytes); }

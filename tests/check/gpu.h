@@ -11,7 +11,8 @@ namespace sla2::check {
 
 class TestGpu : public device::Launcher {
  public:
-  virtual void set_seed(uint64_t) {}  ///< of the order in which threads run, where somebody decides it
+  /// Of the order in which threads run, and as many multiprocessors, where somebody decides it.
+  virtual void set_seed(uint64_t) {}
   /// Whether calls take pointers into memory of its own.
   [[nodiscard]] virtual bool has_memory() const noexcept { return false; }
   [[nodiscard]] virtual void* allocate(uint64_t bytes) = 0;

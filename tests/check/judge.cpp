@@ -199,7 +199,7 @@ Verdict judge(const Case& c, const Truth& t, const std::vector<double>& ours_all
   if (gated && (c.dtype == Element::kBf16 || c.products == Element::kBf16) && c.bits == 16 &&
       v.ours.relative_l1 > kBf16RelativeL1)
     return v.reason = fmt::format("bf16 relative L1 {:.4f} is above the promised {}", v.ours.relative_l1, kBf16RelativeL1), v;
-  if (gated && c.bits == 8 && c.fp8_values == 0 && (v.ours.relative_l1 > kInt8RelativeL1 || v.ours.cosine < kInt8Cosine))
+  if (gated && c.bits == 8 && (v.ours.relative_l1 > kInt8RelativeL1 || v.ours.cosine < kInt8Cosine))
     return v.reason = fmt::format("8 bits: relative L1 {:.4f} and cosine {:.6f}; promised {} and {}", v.ours.relative_l1,
                                   v.ours.cosine, kInt8RelativeL1, kInt8Cosine),
            v;

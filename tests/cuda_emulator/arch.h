@@ -25,6 +25,7 @@ inline uint32_t thread_index() { return here().thread(); }
 inline uint32_t thread_count() { return here().launch().threads; }
 inline uint32_t block_x() { return here().launch().block.x; }
 inline uint32_t block_y() { return here().launch().block.y; }
+inline uint32_t grid_x() { return here().launch().grid.x; }
 
 template <typename T>
 T shared_load(uint32_t at) {
@@ -85,6 +86,9 @@ inline void multiply_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, 
 }
 inline void multiply_e4m3(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   emulator::multiply_e4m3(d, a, b0, b1);
+}
+inline void multiply_e4m3(uint32_t (&d)[2], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulator::multiply_e4m3_half(d, a, b0, b1);
 }
 
 inline float exp2_fast(float x) {

@@ -38,6 +38,7 @@ class EmulatedDevice final : public device::Gpu {
   void prepare(const char* kernel, uint32_t shared_bytes) override { launcher_.prepare(kernel, shared_bytes); }
   void launch(const device::Launch& launch) override;
   [[nodiscard]] int architecture() const noexcept override { return launcher_.architecture(); }
+  [[nodiscard]] uint32_t multiprocessors() const noexcept override { return launcher_.multiprocessors(); }
   [[nodiscard]] uint32_t shared_bytes() const noexcept override { return launcher_.shared_bytes(); }
 
   [[nodiscard]] const device::GpuInfo& info() const noexcept override { return info_; }

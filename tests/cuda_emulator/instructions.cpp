@@ -49,6 +49,11 @@ struct E4m3 {
   }
 };
 
+/// The same sums, short as they are, rounded to fp16; above 65504 infinity.
+struct E4m3Half : E4m3 {
+  static float result(double sum) { return f16_to_f32(f32_to_f16(E4m3::result(sum))); }
+};
+
 /// a [16, K] row by row, b [K, 8] column by column, d [16, 8]; K = 8 · kPerRegister.
 template <typename Type>
 void multiply(void* const* lanes) {
@@ -127,6 +132,12 @@ void multiply_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
 }
 void multiply_e4m3(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   meet_and_multiply<E4m3>("multiply_e4m3", d, a, b0, b1);
+}
+void multiply_e4m3_half(uint32_t (&d)[2], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  float sums[4];
+  for (uint32_t i = 0; i < 4; ++i) sums[i] = f16_to_f32(static_cast<uint16_t>(d[i / 2] >> i % 2 * 16));
+  meet_and_multiply<E4m3Half>("multiply_e4m3_half", sums, a, b0, b1);
+  for (uint32_t i = 0; i < 2; ++i) d[i] = f32_to_f16(sums[2 * i]) | static_cast<uint32_t>(f32_to_f16(sums[2 * i + 1])) << 16U;
 }
 
 }  // namespace sla2::emulator

@@ -31,12 +31,15 @@ class EmulatedGpu final : public device::Launcher {
   void release_pinned(void* memory) noexcept override;
   [[nodiscard]] int architecture() const noexcept override { return architecture_; }
   [[nodiscard]] uint32_t shared_bytes() const noexcept override { return shared_bytes_; }
+  [[nodiscard]] uint32_t multiprocessors() const noexcept override { return multiprocessors_; }
   void set_seed(uint64_t seed) { seed_ = seed; }  ///< of the order of threads
+  void set_multiprocessors(uint32_t count) { multiprocessors_ = count; }
 
  private:
   int architecture_;
   uint32_t shared_bytes_;
   uint64_t seed_ = 1;
+  uint32_t multiprocessors_ = 3;  ///< few: blocks of threads that stay have several turns
 };
 
 }  // namespace sla2::emulator

@@ -84,17 +84,18 @@ SLA2_KERNEL(test_products, 32, 1, Numbers) {
     for (int i = 0; i < 16; ++i) a[i / 4] |= byte(a_value(a_of_k32(lane, i).row, a_of_k32(lane, i).column)) << (i % 4 * 8);
     for (int i = 0; i < 8; ++i) b[i / 4] |= byte(b_value(b_of_k32(lane, i).row, b_of_k32(lane, i).column)) << (i % 4 * 8);
     int32_t sums[4] = {};
-    if (p.variant == 1)
-      multiply_int8(sums, a, b[0], b[1]);
-    else
-      multiply_e4m3(d, a, b[0], b[1]);
+    uint32_t halves[2] = {};
+    if (p.variant == 1) multiply_int8(sums, a, b[0], b[1]);
+    if (p.variant == 2) multiply_e4m3(d, a, b[0], b[1]);
+    if (p.variant == 3) multiply_e4m3(halves, a, b[0], b[1]);
     for (int i = 0; i < 4 && p.variant == 1; ++i) d[i] = static_cast<float>(sums[i]);
+    for (uint32_t i = 0; i < 4 && p.variant == 3; ++i) d[i] = from_f16(static_cast<uint16_t>(halves[i / 2] >> i % 2 * 16));
   }
   for (int i = 0; i < 4; ++i) p.out[c_of(lane, i).row * 8 + c_of(lane, i).column] = d[i];
 }
 
 TEST_CASE("products have the PTX ISA's fragment maps") {
-  for (const int variant : {0, 1, 2}) {
+  for (const int variant : {0, 1, 2, 3}) {
     std::vector<float> out(16 * 8, -1000);
     REQUIRE(complaint("test_products", {out.data(), nullptr, variant}, 32).empty());
     for (int row = 0; row < 16; ++row)
@@ -244,6 +245,24 @@ TEST_CASE("short sums of e4m3 products lose what fp32 keeps") {
   emulator::set_short_sums(emulator::ShortSums::kCutOff);
   REQUIRE(complaint("test_products", {cut.data(), nullptr, 2}, 32).empty());
   CHECK(exact == cut);  // small integers fit either way
+}
+
+/// Weights of 448 times `variant` / 4, `in` of the two steps of a tile.
+SLA2_KERNEL(test_half_sums, 32, 1, Numbers) {
+  const uint32_t value = kernels::f32_to_e4m3(static_cast<float>(p.variant) / 4), weight = kernels::f32_to_e4m3(448.0F);
+  const uint32_t a[4] = {weight * 0x01010101U, weight * 0x01010101U, weight * 0x01010101U, weight * 0x01010101U};
+  uint32_t d[2] = {};
+  for (int step = 0; step < 2; ++step) multiply_e4m3(d, a, value * 0x01010101U, value * 0x01010101U);
+  p.out[thread_index()] = from_f16(static_cast<uint16_t>(d[0]));
+}
+
+TEST_CASE("fp16 sums hold a tile of the largest weights and values, and no more") {
+  std::vector<float> out(32);
+  CHECK(fp8_values_top(Products::kInt8Fp8Half) == 2.25F);
+  REQUIRE(complaint("test_half_sums", {out.data(), nullptr, 9}, 32).empty());
+  CHECK(out == std::vector<float>(32, 64512));
+  REQUIRE(complaint("test_half_sums", {out.data(), nullptr, 10}, 32).empty());
+  CHECK(std::isinf(out[0]));
 }
 
 }  // namespace sla2::cuda

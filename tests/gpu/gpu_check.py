@@ -197,10 +197,13 @@ class Check:
         architecture = self.report["device"]["architecture"]
         if architecture == 90:  # the same without wgmma, in the same run
             families["mma.sync"] = Asked(self.gpu_tool, "bench", self.args.gpu, env={"SLA2_HOPPER": "0"})
+        both = list(families)
+        if architecture == 89 or architecture >= 120:
+            families["fp32 sums"] = Asked(self.gpu_tool, "bench", self.args.gpu, env={"SLA2_FP8_SUMS": "32"})
         for name, (tokens, heads, dim) in self.args.shapes.items():
-            asked = [(s, bits, False, family) for family in families for bits in (16, 8) for s in self.args.sparsities]
+            asked = [(s, bits, False, family) for family in both for bits in (16, 8) for s in self.args.sparsities]
             if architecture == 89 or architecture >= 120:
-                asked += [(s, 8, True, "") for s in self.args.sparsities]
+                asked += [(s, 8, True, family) for family in ("", "fp32 sums") for s in self.args.sparsities]
             shape = {"shape": name, "tokens": tokens, "heads": heads, "dim": dim}
             rows = {key: {**shape, "sparsity": key[0], "bits": key[1], "fp8_values": key[2], "family": key[3]} for key in asked}
             backends = ("flash", "cudnn") if not self.args.torch_cpu else ("math",)

@@ -42,6 +42,7 @@ class TimedGpu final : public device::Launcher {
   void release_pinned(void* memory) noexcept override { gpu_.release_pinned(memory); }
   void wait(void* stream) override { gpu_.wait(stream); }
   [[nodiscard]] int architecture() const noexcept override { return gpu_.architecture(); }
+  [[nodiscard]] uint32_t multiprocessors() const noexcept override { return gpu_.multiprocessors(); }
   [[nodiscard]] uint32_t shared_bytes() const noexcept override { return gpu_.shared_bytes(); }
 
   struct Span {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "trials.h"
 
+#include <bit>
 #include <random>
 
 #include "core/core.h"
@@ -21,11 +22,10 @@ struct Kind {
   const char* name;
   int bits;  ///< of an element
 };
-constexpr Kind kKinds[] = {{cuda::kTrialBf16, "mma.m16n8k16 bf16", 16},
-                           {cuda::kTrialInt8, "mma.m16n8k32 s8", 8},
-                           {cuda::kTrialE4m3, "mma.m16n8k32 e4m3", 8},
-                           {cuda::kTrialMatrices, "ldmatrix.x4", 16},
-                           {cuda::kTrialMatricesTransposed, "ldmatrix.x4.trans", 16}};
+constexpr Kind kKinds[] = {
+    {cuda::kTrialBf16, "mma.m16n8k16 bf16", 16}, {cuda::kTrialInt8, "mma.m16n8k32 s8", 8},
+    {cuda::kTrialE4m3, "mma.m16n8k32 e4m3", 8},  {cuda::kTrialE4m3Half, "mma.m16n8k32 e4m3, fp16 sums", 8},
+    {cuda::kTrialMatrices, "ldmatrix.x4", 16},   {cuda::kTrialMatricesTransposed, "ldmatrix.x4.trans", 16}};
 
 uint32_t element(cuda::Trial trial, int value) {
   if (trial == cuda::kTrialBf16) return f32_to_bf16(static_cast<float>(value));
@@ -96,8 +96,8 @@ int bits_of_sums(check::TestGpu& gpu, const Kind& kind) {
   const Words out = launch(gpu, kind.trial, in);
   int kept = 0;
   for (int n = 1; n <= kMost; ++n) {
-    float sum = 0;
-    std::memcpy(&sum, &out[static_cast<size_t>(n - 1) * kTrialOut], sizeof sum);
+    const uint32_t word = out[static_cast<size_t>(n - 1) * kTrialOut];
+    const float sum = kind.trial == cuda::kTrialE4m3Half ? f16_to_f32(static_cast<uint16_t>(word)) : std::bit_cast<float>(word);
     if (sum > 1) kept = n;
   }
   return kept;
@@ -166,7 +166,7 @@ std::vector<TrialResult> run_trials(check::TestGpu& gpu, bool planted) {
   std::vector<TrialResult> results;
   for (const Kind& kind : kKinds) {
     TrialResult r{kind.name, 0, 0, "", 0, true};
-    if (kind.trial == cuda::kTrialE4m3 && !e4m3) {
+    if ((kind.trial == cuda::kTrialE4m3 || kind.trial == cuda::kTrialE4m3Half) && !e4m3) {
       r.tried = false, r.first = "this architecture's mma.sync has no e4m3 products of its own";
       results.push_back(r);
       continue;

@@ -37,7 +37,7 @@ DeviceBackward::DeviceBackward(device::Launcher& gpu, const Geometry& geometry)
     : gpu_(gpu), geometry_(geometry), refusal_(refusal(geometry)) {
   if (!refusal_.empty()) return;
   geometry_.int8 = geometry_.fp8 = false;  // the backward multiplies bf16 numbers whatever the forward did
-  shape_ = device_shape(geometry_);
+  shape_ = device_shape(geometry_, gpu.architecture());
   // Keys minus their mean have less to round: wherever the configuration says so, also where full attention takes its place.
   centred_ = geometry_.config.mode != Mode::kFull;
   query_tiles_ = static_cast<int32_t>(ceil_div(geometry_.query_blocks * geometry_.block_q, kTile));

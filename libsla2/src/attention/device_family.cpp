@@ -18,6 +18,11 @@ bool hopper_takes(const Config& c, int architecture) {
          c.block_k >= cuda::kTileKeys;
 }
 
+bool sums_in_fp16(const Config& c, int architecture) {
+  const char* const wanted = std::getenv("SLA2_FP8_SUMS");
+  return c.fp8_values && multiplies_e4m3(architecture) && (wanted == nullptr || std::string_view(wanted) != "32");
+}
+
 std::optional<DeviceFamily> hopper_family(const Geometry& g, const DeviceShape& s, int architecture) {
   if (!hopper_takes(g.config, architecture)) return std::nullopt;
   const char* const products = s.fp8 ? "fp8" : s.int8 ? "int8" : "bf16";

@@ -47,6 +47,7 @@ cuda::CentreParams centre_params(const DeviceCall& call) {
   const DeviceWorkspace& w = call.workspace;
   cuda::CentreParams p{};
   p.means = w.means, p.shift = w.shift, p.mean_keys = w.mean_keys;
+  p.value_top = cuda::fp8_values_top(call.shape.products);
   if (!call.route_only) p.value_peaks = w.value_peaks, p.value_scale = w.value_scale;
   p.key_tokens = g.config.key_tokens;
   p.dim = narrow(g.dim), p.width = call.shape.width, p.block_k = narrow(g.block_k), p.mean_row = call.shape.mean_row;
@@ -168,6 +169,7 @@ cuda::AttendParams attend_params(const DeviceCall& call) {
   p.mix_by_lse = c.mix == Mix::kHeadAffineLse ? 1 : 0;
   if (in.parameters.mix != nullptr)
     p.mix_source = c.mix == Mix::kHeadScalar ? cuda::kMixScalar : c.mix == Mix::kBlock ? cuda::kMixBlock : cuda::kMixAffine;
+  p.turns = static_cast<uint32_t>(g.heads * g.query_blocks);
   p.stream_at = s.stream_at;
   return p;
 }
@@ -179,6 +181,7 @@ cuda::AttendParams probe_params(const DeviceCall& call, int64_t probes) {
   p.join = cuda::kJoinSoftmax;
   p.coarse = p.shift = nullptr, p.lse = p.linear_shares = nullptr;
   p.probe = call.workspace.probe, p.probes = narrow(probes);
+  p.turns = static_cast<uint32_t>(call.geometry.heads * probes);
   return p;
 }
 

@@ -31,14 +31,14 @@ class DevicePlan final : public Plan {
     const std::string no = device_refusal(config, gpu.architecture());
     SLA2_CHECK(no.empty(), SLA2_E_UNSUPPORTED, "{}", no);
     const Geometry& g = geometry_;
-    shape_ = device_shape(g);
+    shape_ = device_shape(g, gpu.architecture());
     bytes_ = std::max<uint64_t>(device_workspace(g, shape_, nullptr).bytes, 1);
-    const char* const products = shape_.fp8 ? "fp8" : shape_.int8 ? "int8" : "bf16";
+    const char* const products = shape_.half_sums ? "fp8h" : shape_.fp8 ? "fp8" : shape_.int8 ? "int8" : "bf16";
     full_ = fmt::format("sla2_attend_{}_{}", products, shape_.width);
     attend_ = shape_.linear ? full_ + "_linear" : full_;
     attend_threads_ = shape_.threads;
     if (const std::optional<DeviceFamily> hopper = hopper_family(g, shape_, gpu.architecture())) {
-      attend_ = hopper->attend, full_ = hopper->full, attend_threads_ = hopper->threads;
+      attend_ = hopper->attend, full_ = hopper->full, attend_threads_ = hopper->threads, shared_out_ = true;
       shape_.shared_bytes = hopper->shared_bytes, shape_.probe_bytes = hopper->probe_bytes;
     }
     prepare();
@@ -139,10 +139,10 @@ class DevicePlan final : public Plan {
     start("sla2_pack", g.key_blocks, g.key_heads, kThreads, pack_bytes(), pack_params(call));
     if (shape_.pooled) start("sla2_pack", shape_.mean_tiles, g.key_heads, kThreads, pack_bytes(), pack_means_params(call));
     if (shape_.linear) total(w);
-    start(attend_.c_str(), g.query_blocks, g.heads, attend_threads_, shape_.shared_bytes, attend_params(call));
+    start_attend(attend_, g.query_blocks, shape_.shared_bytes, attend_params(call));
     if (in.probe == nullptr) return tell(call, 0);
     const int64_t probes = std::max<int64_t>(1, std::llround(in.probe->fraction * static_cast<double>(g.query_blocks)));
-    start(full_.c_str(), probes, g.heads, attend_threads_, shape_.probe_bytes, probe_params(call, probes));
+    start_attend(full_, probes, shape_.probe_bytes, probe_params(call, probes));
     tell(call, probes);
     gpu_.wait(stream_);
     const double* const sums = told_->probe;
@@ -163,6 +163,12 @@ class DevicePlan final : public Plan {
   void start(const char* kernel, int64_t grid_x, int64_t grid_y, uint32_t threads, uint32_t shared, const Params& params) {
     gpu_.launch(
         {kernel, static_cast<uint32_t>(grid_x), static_cast<uint32_t>(grid_y), threads, shared, &params, sizeof params, stream_});
+  }
+
+  /// `blocks` of each head: a block of threads for each, or as many as run at once, which share them out.
+  void start_attend(const std::string& kernel, int64_t blocks, uint32_t shared, const cuda::AttendParams& params) {
+    if (!shared_out_) return start(kernel.c_str(), blocks, geometry_.heads, attend_threads_, shared, params);
+    start(kernel.c_str(), std::min<int64_t>(params.turns, gpu_.multiprocessors()), 1, attend_threads_, shared, params);
   }
 
   void total(const DeviceWorkspace& w) {
@@ -187,6 +193,7 @@ class DevicePlan final : public Plan {
   uint64_t bytes_ = 0;
   void* stream_ = nullptr;
   cuda::Summary* told_ = nullptr;  ///< written by the GPU; null: the device has no such memory
+  bool shared_out_ = false;        ///< the attention kernel's blocks of threads take query blocks in turn
   bool called_ = false, shares_ = false;
   mutable Stats stats_;
 };

@@ -14,6 +14,9 @@ namespace sla2::attention {
 /// remedy.
 [[nodiscard]] std::string device_refusal(const Config& config, int architecture);
 
+/// Whether its mma.sync multiplies e4m3: Ada, consumer Blackwell.
+[[nodiscard]] constexpr bool multiplies_e4m3(int architecture) { return architecture == 89 || architecture / 10 == 12; }
+
 /// What a plan on a GPU needs to know beside the geometry.
 struct DeviceShape {
   cuda::Products products = cuda::Products::kBf16;
@@ -31,6 +34,7 @@ struct DeviceShape {
   uint32_t probe_bytes = 0;                  ///< without a linear branch
   cuda::RouteMap route;
   bool linear = false, int8 = false, fp8 = false;
+  bool half_sums = false;   ///< fp8: P·V sums a tile in fp16
   bool everywhere = false;  ///< the linear branch sees kept blocks as well
   bool drops = false;       ///< some blocks are in neither branch
   bool likeness = false;    ///< the router asks how alike the rows of blocks are
@@ -38,7 +42,7 @@ struct DeviceShape {
   bool soft = false;        ///< a weight for each block instead of a list
   bool coarse = false;      ///< router vsa: there may be a gated coarse branch
 };
-[[nodiscard]] DeviceShape device_shape(const Geometry& geometry);
+[[nodiscard]] DeviceShape device_shape(const Geometry& geometry, int architecture);
 
 /// The attention kernels of a plan where another family than mma.sync has them: the one that runs, and full attention for probes.
 struct DeviceFamily {
@@ -50,6 +54,10 @@ struct DeviceFamily {
 /// mma.sync, for comparison.
 [[nodiscard]] bool hopper_takes(const Config& config, int architecture);
 [[nodiscard]] std::optional<DeviceFamily> hopper_family(const Geometry& geometry, const DeviceShape& shape, int architecture);
+
+/// e4m3 products of mma.sync with fp16 sums: twice the rate of fp32 ones on GPUs of compute capability 8.9 and 12.0.
+/// SLA2_FP8_SUMS=32 in the environment takes those with fp32 sums.
+[[nodiscard]] bool sums_in_fp16(const Config& config, int architecture);
 
 /// Pointers into the workspace on the device; all of them for all heads.
 struct DeviceWorkspace {

@@ -9,15 +9,14 @@ namespace sla2::attention {
 namespace {
 
 constexpr int64_t kMostDim = 128;
-constexpr int64_t kMostGridY = 65535;                   // CUDA's limit on blocks along y
-constexpr int64_t kMostBlocks = 8192;                   // the router keeps a row of fp64 scores in shared memory: 64 KB
-constexpr int kFirst = 80, kAda = 89, kBlackwell = 12;  // architectures: the first; those whose mma.sync multiplies e4m3
-constexpr int64_t kPartTiles = 32;  // tiles per partial state: a few hundred parts to share among SMs at 30000 tokens
+constexpr int64_t kMostGridY = 65535;  // CUDA's limit on blocks along y
+constexpr int64_t kMostBlocks = 8192;  // the router keeps a row of fp64 scores in shared memory: 64 KB
+constexpr int kFirst = 80;             // architecture
+constexpr int64_t kPartTiles = 32;     // tiles per partial state: a few hundred parts to share among SMs at 30000 tokens
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool is_routed(const Config& c) { return c.mode != Mode::kFull && c.mode != Mode::kLinearOnly; }
-bool multiplies_e4m3(int architecture) { return architecture == kAda || architecture / 10 == kBlackwell; }
 
 /// One thing that does not run on a GPU: the field, its value, whether it is so, and what to do.
 struct Refusal {
@@ -68,12 +67,16 @@ std::string device_refusal(const Config& c, int architecture) {
   return "";
 }
 
-DeviceShape device_shape(const Geometry& g) {
+DeviceShape device_shape(const Geometry& g, int architecture) {
   DeviceShape s;
   const Config& c = g.config;
   const bool softmax = g.mode != Mode::kLinearOnly;
   s.fp8 = g.fp8 && softmax, s.int8 = g.int8 && softmax;
-  s.products = s.fp8 ? cuda::Products::kInt8Fp8 : s.int8 ? cuda::Products::kInt8 : cuda::Products::kBf16;
+  s.half_sums = s.fp8 && sums_in_fp16(c, architecture);
+  s.products = s.half_sums ? cuda::Products::kInt8Fp8Half
+               : s.fp8     ? cuda::Products::kInt8Fp8
+               : s.int8    ? cuda::Products::kInt8
+                           : cuda::Products::kBf16;
   s.width = g.dim <= 64 ? 64 : 128;
   s.linear = g.linear;
   s.everywhere = g.mode == Mode::kLPlusS || (g.mode == Mode::kSla1 && c.scope == Scope::kGlobal);

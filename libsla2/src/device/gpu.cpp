@@ -74,6 +74,7 @@ class DriverGpu final : public Gpu {
     shared_bytes_ = static_cast<uint32_t>(attribute(driver_, kSharedPerBlockOptIn, device));
   }
   [[nodiscard]] int architecture() const noexcept override { return info_.architecture; }
+  [[nodiscard]] uint32_t multiprocessors() const noexcept override { return info_.multiprocessors; }
   [[nodiscard]] uint32_t shared_bytes() const noexcept override { return shared_bytes_; }
 
   void prepare(const char* kernel, uint32_t shared_bytes) override {

@@ -32,6 +32,8 @@ class Launcher {
   virtual void wait(void*) {}
   /// Compute capability times ten: 80, 86, 89, 90, 120.
   [[nodiscard]] virtual int architecture() const noexcept = 0;
+  /// How many blocks of threads can run at once where one fills a multiprocessor.
+  [[nodiscard]] virtual uint32_t multiprocessors() const noexcept = 0;
   /// Most shared memory a block may have.
   [[nodiscard]] virtual uint32_t shared_bytes() const noexcept = 0;
 };

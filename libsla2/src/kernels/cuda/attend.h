@@ -22,9 +22,9 @@ SLA2_DEVICE void store_rows(const AttendParams& p, const QueryRows& rows, const 
 }
 
 /// vsa: gate ⊙ the row of softmax(R)·V̄.
-template <int kWidth>
-SLA2_DEVICE void add_coarse(const AttendParams& p, const QueryRows& rows, float (&o)[kWidth / 8][4]) {
-  const float* const coarse = p.coarse + query_block_row(p) * kWidth;
+template <int kWidth, typename Place = GridPlace>
+SLA2_DEVICE void add_coarse(const AttendParams& p, const QueryRows& rows, float (&o)[kWidth / 8][4], const Place& place = {}) {
+  const float* const coarse = p.coarse + query_block_row(p, place) * kWidth;
 #pragma unroll 1
   for (int i = 0; i < 2; ++i) {
     if (!rows.has(i)) continue;
@@ -43,12 +43,14 @@ SLA2_DEVICE void add_coarse(const AttendParams& p, const QueryRows& rows, float 
 }
 
 /// Σ over the warp's rows of 1 - a, for the plan's statistics.
-SLA2_DEVICE void store_linear_shares(const AttendParams& p, const QueryRows& rows, const float (&share)[2]) {
+template <typename Place = GridPlace>
+SLA2_DEVICE void store_linear_shares(const AttendParams& p, const QueryRows& rows, const float (&share)[2],
+                                     const Place& at = {}) {
   float mine = 0;
   for (int i = 0; i < 2; ++i)
     if (rows.t == 0 && rows.has(i)) mine += share[i];
   mine = warp_sum(mine);
-  if (rows.lane == 0) p.linear_shares[query_block_row(p) * (rows.threads() / 32) + rows.warp] = mine;
+  if (rows.lane == 0) p.linear_shares[query_block_row(p, at) * (rows.threads() / 32) + rows.warp] = mine;
 }
 
 /// What the columns of a step's tile have added to their scores, where there is a soft mask or the tile is of mean keys: a key
@@ -75,8 +77,9 @@ SLA2_DEVICE void place_bias(const AttendParams& p, const Walk& walk, int32_t ste
 }
 
 /// The probe: full attention in o against what stands in `out`.
-template <int kFragments>
-SLA2_DEVICE void compare_rows(const AttendParams& p, const QueryRows& rows, const float (&o)[kFragments][4]) {
+template <int kFragments, typename Place = GridPlace>
+SLA2_DEVICE void compare_rows(const AttendParams& p, const QueryRows& rows, const float (&o)[kFragments][4],
+                              const Place& place = {}) {
   float sums[kProbeSums] = {};
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -95,7 +98,7 @@ SLA2_DEVICE void compare_rows(const AttendParams& p, const QueryRows& rows, cons
       }
     }
   }
-  const int64_t row = static_cast<int64_t>(block_y()) * p.probes + block_x();
+  const int64_t row = static_cast<int64_t>(place.head()) * p.probes + place.x();
   float* const to = p.probe + (row * (rows.threads() / 32) + rows.warp) * kProbeSums;
   for (int i = 0; i < kProbeSums; ++i) {
     const float sum = warp_sum(sums[i]);

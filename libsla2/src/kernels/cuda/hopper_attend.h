@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The forward of one query block on Hopper: as attend.h, with products of warpgroups. One thread copies tiles into a ring; each
-// of two warpgroups owns 64 queries, and 64 channels of φ while H is made. Fragments are those of mma.sync, so that queries,
-// softmax, mixing and stores are the other family's.
+// The forward on Hopper: as attend.h, with products of warpgroups. One thread copies tiles into a ring; each of two warpgroups
+// owns 64 queries, and 64 channels of φ while H is made. Fragments are those of mma.sync, so that queries, softmax, mixing and
+// stores are the other family's. A block of threads stays and takes one query block after another; the ring does not notice where
+// one ends, so that the next one's first tiles arrive while the last one is being joined and stored.
 #pragma once
 #include "kernels/cuda/attend.h"
 #include "kernels/cuda/hopper_ring.h"
@@ -20,17 +21,18 @@ struct Hopper {
   using Sum = std::conditional_t<kProducts == Products::kBf16, float, int32_t>;
 
   /// The copying thread: the tiles of H, then those of the softmax.
-  static SLA2_DEVICE void produce(const AttendParams& p, int64_t key_head, Ring ring) {
+  static SLA2_DEVICE void produce(const AttendParams& p, const TurnPlace& place, Ring& ring) {
+    const int64_t key_head = place.of_head / static_cast<uint32_t>(p.heads_per_key);
     const int64_t first = key_head * p.tiles;
     if constexpr (kLinear) {
-      auto plan = Linear::plan(p);
+      auto plan = Linear::plan(p, place);
       for (int32_t i = 0; i < plan.blocks; ++i) {
         int64_t at = (first + static_cast<int64_t>(plan.walk.next()) * p.tiles_per_block) * kHopperTile;
         for (int32_t tile = 0; tile < p.tiles_per_block; ++tile, at += kHopperTile)
           ring.fill(p.features + at, kHopperTile, p.feature_values + at, kHopperTile);
       }
     }
-    const Walk walk(p, key_head);
+    const Walk walk(p, key_head, place);
     for (int32_t step = 0; step < walk.steps(); ++step) {
       const int64_t at = first + walk.tile(step);
       ring.fill(p.keys + at * kKeyTile, kKeyTile, p.values + at * kValueTile, kValueTile);
@@ -49,9 +51,9 @@ struct Hopper {
   }
 
   /// H in bf16 at kMap.state; a warpgroup makes the rows of 64 channels of φ.
-  static SLA2_DEVICE void make_state(const AttendParams& p, int64_t key_head, Ring& ring) {
-    const auto plan = Linear::plan(p);
-    Linear::sum_z(p, key_head, plan);
+  static SLA2_DEVICE void make_state(const AttendParams& p, int64_t key_head, const TurnPlace& place, Ring& ring) {
+    const auto plan = Linear::plan(p, place);
+    Linear::sum_z(p, key_head, plan, place);
     const uint32_t warp = thread_index() / 32, g = thread_index() % 32 / 4, t = thread_index() % 4;
     float sum[kHopperWidth / 8][4];
 #pragma unroll
@@ -207,17 +209,17 @@ struct Hopper {
   }
 
   /// Both branches joined: branch.o becomes the output.
-  static SLA2_DEVICE void join(const AttendParams& p, const QueryRows& rows, Branch& branch) {
+  static SLA2_DEVICE void join(const AttendParams& p, const QueryRows& rows, const TurnPlace& place, Branch& branch) {
     Shares weights[2];
     float share[2];
     if constexpr (kLinear) {
       QueryFeatures<kHopperWidth> phi;
       phi.load(p, rows, Linear::kRest, Linear::kAll, kMap.queries);
-      const ListedBlocks apart = blocks_apart(p);
+      const ListedBlocks apart = blocks_apart(p, place);
       const bool sees_keys = apart.count < apart.all;
       for (int i = 0; i < 2; ++i)
-        weights[i] = row_weights(p, sees_keys, branch.m[i], branch.l[i], phi.rest[i], phi.all[i], share[i]);
-      if (p.linear_shares != nullptr) store_linear_shares(p, rows, share);
+        weights[i] = row_weights(p, sees_keys, branch.m[i], branch.l[i], phi.rest[i], phi.all[i], share[i], place);
+      if (p.linear_shares != nullptr) store_linear_shares(p, rows, share, place);
       float sum[kHopperWidth / 8][4];
       const uint32_t state = shared_address(kMap.state);
       group_fence();
@@ -236,7 +238,7 @@ struct Hopper {
           branch.o[n][i] = (w.sparse == 0 ? 0.0F : w.sparse * branch.o[n][i]) + (w.linear == 0 ? 0.0F : w.linear * sum[n][i]);
         }
     } else {
-      for (int i = 0; i < 2; ++i) weights[i] = row_weights(p, false, branch.m[i], branch.l[i], 0, 0, share[i]);
+      for (int i = 0; i < 2; ++i) weights[i] = row_weights(p, false, branch.m[i], branch.l[i], 0, 0, share[i], place);
 #pragma unroll
       for (auto& part : branch.o)
 #pragma unroll
@@ -244,10 +246,15 @@ struct Hopper {
     }
   }
 
-  static SLA2_DEVICE void consume(const AttendParams& p, const QueryRows& rows, int64_t key_head, Ring ring) {
+  /// The warpgroups that multiply. H, the φ-sums and the queries' stretch are still the last query block's: who overwrites them
+  /// waits until both have done with it. That H is whole before anybody multiplies it, the meeting in Queries::load sees to.
+  static SLA2_DEVICE void consume(const AttendParams& p, const TurnPlace& place, Ring& ring) {
+    QueryRows rows = query_rows(p, place);
+    rows.consumers = kHopperConsumers;
+    const int64_t key_head = place.of_head / static_cast<uint32_t>(p.heads_per_key);
     if constexpr (kLinear) {
-      make_state(p, key_head, ring);
       rows.sync();
+      make_state(p, key_head, place, ring);
     }
     Branch branch;
     branch.clear();
@@ -256,18 +263,17 @@ struct Hopper {
       Queries<kHopperWidth, kProducts> q;
       q.load(p, rows, kMap.queries);
       for (int i = 0; i < 2; ++i) shift[i] = q.shift[i];
-      walk_keys(p, branch, q, Walk(p, key_head), ring);
+      walk_keys(p, branch, q, Walk(p, key_head, place), ring);
     }
     branch.finish(kFp8 ? p.value_scale + key_head * kHopperWidth : nullptr);
     if (p.lse != nullptr && rows.t == 0)
       for (int i = 0; i < 2; ++i)
         if (rows.has(i))
           p.lse[rows.head * p.query_tokens + rows.token(i)] = (shift[i] + branch.m[i] + log2_of(branch.l[i])) * kLn2;
-    join(p, rows, branch);
+    join(p, rows, place, branch);
     if constexpr (!kLinear)
-      if (p.probe != nullptr) return compare_rows(p, rows, branch.o);
-    if constexpr (!kLinear)
-      if (p.coarse != nullptr) add_coarse<kHopperWidth>(p, rows, branch.o);
+      if (p.probe != nullptr) return compare_rows(p, rows, branch.o, place);
+    if (p.coarse != nullptr) add_coarse<kHopperWidth>(p, rows, branch.o, place);
     switch (store_way(p.out)) {
       case Store::kF32: store_rows<Store::kF32>(p, rows, branch.o); break;
       case Store::kBf16Pairs: store_rows<Store::kBf16Pairs>(p, rows, branch.o); break;
@@ -277,19 +283,23 @@ struct Hopper {
     }
   }
 
+  /// Turns are query blocks (or probes) head by head, so that blocks of threads at work together read the same keys.
+  static SLA2_DEVICE TurnPlace place_of(const AttendParams& p, uint32_t turn) {
+    const auto blocks = static_cast<uint32_t>(p.probes == 0 ? p.query_blocks : p.probes);
+    return {turn % blocks, turn / blocks};
+  }
+
   static SLA2_DEVICE void attend(const AttendParams& p) {
-    const Ring ring{kMap.arrivals, kMap.ring};
+    Ring ring{kMap.arrivals, kMap.ring};
     if (thread_index() == 0) ring.make();
     sync_threads();
-    const int64_t key_head = block_y() / static_cast<uint32_t>(p.heads_per_key);
     if (thread_index() >= kHopperConsumers) {
       give_registers<kHopperGiven>();
-      if (thread_index() == kHopperConsumers) produce(p, key_head, ring);
+      if (thread_index() == kHopperConsumers)
+        for (uint32_t turn = block_x(); turn < p.turns; turn += grid_x()) produce(p, place_of(p, turn), ring);
     } else {
       take_registers<kHopperTaken>();
-      QueryRows rows = query_rows(p);
-      rows.consumers = kHopperConsumers;
-      consume(p, rows, key_head, ring);
+      for (uint32_t turn = block_x(); turn < p.turns; turn += grid_x()) consume(p, place_of(p, turn), ring);
     }
   }
 };

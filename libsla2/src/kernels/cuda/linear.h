@@ -17,20 +17,23 @@ struct LinearBranch {
     int32_t blocks;
     bool subtract;
   };
-  static SLA2_DEVICE Plan plan(const AttendParams& p) {
+  template <typename Place = GridPlace>
+  static SLA2_DEVICE Plan plan(const AttendParams& p, const Place& at = {}) {
     if (p.soft_linear != 0) return {{{nullptr, p.key_blocks, p.key_blocks}, false}, p.key_blocks, false};
-    const ListedBlocks apart = blocks_apart(p);
+    const ListedBlocks apart = blocks_apart(p, at);
     const int32_t rest = apart.all - apart.count;
     if (apart.count <= rest) return {{apart, false}, apart.count, true};
     return {{apart, true}, rest, false};
   }
 
   /// By which a block enters where it enters at all.
-  static SLA2_DEVICE float linear_weight(const AttendParams& p, int32_t block) {
-    return p.soft_linear == 0 ? 1.0F : 1 - p.soft[query_block_row(p) * p.key_blocks + block];
+  template <typename Place = GridPlace>
+  static SLA2_DEVICE float linear_weight(const AttendParams& p, int32_t block, const Place& at = {}) {
+    return p.soft_linear == 0 ? 1.0F : 1 - p.soft[query_block_row(p, at) * p.key_blocks + block];
   }
 
-  static SLA2_DEVICE void sum_z(const AttendParams& p, int64_t key_head, const Plan& plan) {
+  template <typename Place = GridPlace>
+  static SLA2_DEVICE void sum_z(const AttendParams& p, int64_t key_head, const Plan& plan, const Place& at = {}) {
     const float* const z = p.z + key_head * p.key_blocks * kWidth;
     for (uint32_t c = thread_index(); c < kWidth; c += thread_count()) {
       const float high = p.z_total[key_head * 2 * kWidth + c], low = p.z_total[(key_head * 2 + 1) * kWidth + c];
@@ -39,7 +42,7 @@ struct LinearBranch {
       BlockWalk walk = plan.walk;
       for (int32_t i = 0; i < plan.blocks; ++i) {
         const int32_t block = walk.next();
-        const float x = z[static_cast<int64_t>(block) * kWidth + c] * linear_weight(p, block);
+        const float x = z[static_cast<int64_t>(block) * kWidth + c] * linear_weight(p, block, at);
         sum.add(plan.subtract ? -x : x);
       }
       shared_store<float>(kRest + c * 4, sum.value());
@@ -138,12 +141,13 @@ struct LinearBranch {
 struct Shares {
   float sparse, linear;
 };
-SLA2_DEVICE Shares mix_shares(const AttendParams& p, float log_sum) {
-  const int64_t row = query_block_row(p), head = block_y() % p.heads;
+template <typename Place = GridPlace>
+SLA2_DEVICE Shares mix_shares(const AttendParams& p, float log_sum, const Place& at = {}) {
+  const int64_t row = query_block_row(p, at), head = at.head() % p.heads;
   float scale = p.mix_scale, bias = p.mix_bias;
   if (p.mix_source == kMixAffine) scale = p.mix[2 * head], bias = p.mix[2 * head + 1];
   if (p.mix_source == kMixScalar) bias = p.mix[head];
-  if (p.mix_source == kMixBlock) bias = p.mix[head * p.query_blocks + query_block(p)];
+  if (p.mix_source == kMixBlock) bias = p.mix[head * p.query_blocks + query_block(p, at)];
   const float logit = p.mix_by_lse != 0 ? scale * (log_sum - p.rest_log_sum[row]) + bias : bias;
   if (logit != logit) return {logit, logit};
   const float away = exp_of(logit < 0 ? logit : -logit), big = 1 / (1 + away), small = away / (1 + away);
@@ -151,8 +155,9 @@ SLA2_DEVICE Shares mix_shares(const AttendParams& p, float log_sum) {
 }
 
 /// What each branch is multiplied by, of one row. linear_share: 1 - a.
+template <typename Place = GridPlace>
 SLA2_DEVICE Shares row_weights(const AttendParams& p, bool has_linear, float m, float l, float rest, float all,
-                               float& linear_share) {
+                               float& linear_share, const Place& at = {}) {
   constexpr float kFloor = 1e-6F;  // ε of the linear branch, relative to φ(q)·z over all keys
   float inverse = 0;
   linear_share = 0;
@@ -161,7 +166,7 @@ SLA2_DEVICE Shares row_weights(const AttendParams& p, bool has_linear, float m, 
     inverse = denominator == 0 ? 0.0F : 1 / denominator;
   }
   if (p.join == kJoinMix) {
-    Shares a = mix_shares(p, (m + log2_of(l)) * kLn2);
+    Shares a = mix_shares(p, (m + log2_of(l)) * kLn2, at);
     if (inverse == 0) a = {1, 0};
     linear_share = a.linear;
     return {a.sparse / l, a.linear * inverse};

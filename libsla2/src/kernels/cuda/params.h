@@ -36,6 +36,7 @@ struct CentreParams {
   const float* value_peaks;  ///< [key heads][T_n][W], or null
   float* value_scale;        ///< [key heads][W] out, or null
   float* mean_keys;          ///< [key heads][T_n][W] out: the means again, row by row; or null
+  float value_top;           ///< what the largest value of a channel becomes in e4m3
   int64_t key_tokens;
   int32_t dim, width, block_k, key_blocks, mean_row;
 };
@@ -144,7 +145,8 @@ enum Join : int32_t {
 };  ///< O_s, a·O_s + (1-a)·O_l, O_s + O_l, O_l, O_s + O_l·projᵀ + bias
 enum MixSource : int32_t { kMixConfigured = 0, kMixAffine = 1, kMixScalar = 2, kMixBlock = 3 };
 
-/// sla2_attend_*: the whole forward of one query block. Grid (T_m, heads).
+/// sla2_attend_*: the whole forward of one query block. Grid (T_m, heads). sla2_hopper_*: as many blocks as there are
+/// multiprocessors.
 struct AttendParams {
   Rows q, out, gate;
   const unsigned char *keys, *values;              ///< tiles of a key head follow each other
@@ -172,6 +174,7 @@ struct AttendParams {
   int32_t soft_linear;  ///< the linear branch sees blocks by 1 - M
   int32_t probes;       ///< 0: every query block; else that many, evenly spread (the grid's x)
   int32_t join, mix_source, mix_by_lse;
+  uint32_t turns;      ///< hopper: query blocks, or probes, of all heads; its blocks of threads share them out
   uint32_t stream_at;  ///< where in shared memory the linear branch's tiles arrive
 };
 

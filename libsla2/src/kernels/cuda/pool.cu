@@ -56,7 +56,7 @@ SLA2_KERNEL(sla2_centre, kPrepareThreads, 1, CentreParams) {
   for (int32_t c = static_cast<int32_t>(thread_index()); c < p.width; c += static_cast<int32_t>(thread_count())) {
     float top = 0;
     for (int32_t j = 0; j < p.key_blocks; ++j) top = largest(top, p.value_peaks[(head * p.key_blocks + j) * p.width + c]);
-    p.value_scale[head * p.width + c] = top < kLeast ? 0.0F : top / kFp8Largest;
+    p.value_scale[head * p.width + c] = top < kLeast ? 0.0F : top / p.value_top;
   }
 }
 

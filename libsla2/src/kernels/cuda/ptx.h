@@ -21,6 +21,7 @@ SLA2_DEVICE uint32_t thread_index() { return threadIdx.x; }
 SLA2_DEVICE uint32_t thread_count() { return blockDim.x; }
 SLA2_DEVICE uint32_t block_x() { return blockIdx.x; }
 SLA2_DEVICE uint32_t block_y() { return blockIdx.y; }
+SLA2_DEVICE uint32_t grid_x() { return gridDim.x; }  ///< blocks along x
 
 template <typename T>
 SLA2_DEVICE T shared_load(uint32_t at) {
@@ -85,6 +86,18 @@ SLA2_DEVICE void multiply_e4m3(float (&d)[4], const uint32_t (&a)[4], uint32_t b
 #if SLA2_HAS_E4M3
   asm("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  __trap();
+#endif
+}
+
+/// The same with fp16 sums, two to a register: at twice the rate on consumer GPUs. The caller sees to it that none is above
+/// 65504.
+SLA2_DEVICE void multiply_e4m3(uint32_t (&d)[2], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if SLA2_HAS_E4M3
+  asm("mma.sync.aligned.m16n8k32.row.col.f16.e4m3.e4m3.f16 {%0, %1}, {%2, %3, %4, %5}, {%6, %7}, {%0, %1};"
+      : "+r"(d[0]), "+r"(d[1])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #else
   __trap();

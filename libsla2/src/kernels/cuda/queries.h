@@ -27,27 +27,80 @@ struct QueryRows {
   [[nodiscard]] SLA2_DEVICE int64_t token(int i) const { return first + g + 8 * i; }
 };
 
-SLA2_DEVICE QueryRows query_rows(const AttendParams& p) {
+template <typename Place = GridPlace>
+SLA2_DEVICE QueryRows query_rows(const AttendParams& p, const Place& at = {}) {
   QueryRows rows{};
-  rows.head = block_y(), rows.warp = thread_index() / 32, rows.lane = thread_index() % 32;
+  rows.head = at.head(), rows.warp = thread_index() / 32, rows.lane = thread_index() % 32;
   rows.g = rows.lane / 4, rows.t = rows.lane % 4;
-  rows.first = static_cast<int64_t>(query_block(p)) * p.block_q + kWarpRows * rows.warp;
+  rows.first = static_cast<int64_t>(query_block(p, at)) * p.block_q + kWarpRows * rows.warp;
   const int64_t left = p.query_tokens - rows.first;
   rows.inside = left < 0 ? 0 : left < kWarpRows ? static_cast<int32_t>(left) : kWarpRows;
   return rows;
 }
 
-/// One row: channels 2·lane, 2·lane + 1 and those 64 further on.
+/// Rows that a warp reads and sums up side by side: one alone would wait for memory, and then for each of its shuffles.
+inline constexpr int kRowsAhead = 4;
+
+/// A few rows, of each the channels 2·lane, 2·lane + 1 and those 64 further on. Loads come first, in one branch: what converts
+/// them would wait.
 template <int kWidth>
-struct QueryLine {
-  Pair x[kWidth / 64];
-  SLA2_DEVICE QueryLine(const AttendParams& p, const QueryRows& rows, int32_t row) {
-    const int64_t from = row_at(p.q, rows.head, rows.first + row);
+struct QueryLines {
+  static constexpr int kPairs = kWidth / 64;
+  uint32_t words[kRowsAhead][kPairs][2];  ///< fp32 in both; else in the first
+  int32_t element;
+
+  SLA2_DEVICE QueryLines(const AttendParams& p, const QueryRows& rows, int32_t first) : element(p.q.element) {
+    if (element == kElementF32)
+      read(p, rows, first, [&](int64_t at, uint32_t(&to)[2]) {
+        const uint32_t* const two = static_cast<const uint32_t*>(p.q.data) + at;
+        to[0] = two[0], to[1] = two[1];
+      });
+    else if (p.q.pairs != 0)
+      read(p, rows, first, [&](int64_t at, uint32_t(&to)[2]) {
+        to[0] = *reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(p.q.data) + at);
+      });
+    else
+      read(p, rows, first, [&](int64_t at, uint32_t(&to)[2]) {
+        const uint16_t* const two = static_cast<const uint16_t*>(p.q.data) + at;
+        to[0] = two[0] | static_cast<uint32_t>(two[1]) << 16U;
+      });
+  }
+  [[nodiscard]] SLA2_DEVICE Pair at(int row, int i) const {
+    const uint32_t low = words[row][i][0];
+    if (element == kElementF32) return {bits_to_float(low), bits_to_float(words[row][i][1])};
+    if (element == kElementBf16) return {from_bf16(low & 0xFFFFU), bits_to_float(low & 0xFFFF0000U)};
+    return {from_f16(static_cast<uint16_t>(low)), from_f16(static_cast<uint16_t>(low >> 16U))};
+  }
+
+ private:
+  template <typename Read>
+  SLA2_DEVICE void read(const AttendParams& p, const QueryRows& rows, int32_t first, const Read& one) {
 #pragma unroll
-    for (int i = 0; i < kWidth / 64; ++i)
-      x[i] = row < rows.inside ? load_pair(p.q, from, static_cast<int32_t>(2 * rows.lane) + 64 * i, p.dim) : Pair{0, 0};
+    for (int row = 0; row < kRowsAhead; ++row) {
+      const int64_t from = row_at(p.q, rows.head, rows.first + first + row);
+#pragma unroll
+      for (int i = 0; i < kPairs; ++i) {
+        const int32_t channel = static_cast<int32_t>(2 * rows.lane) + 64 * i;
+        words[row][i][0] = words[row][i][1] = 0;
+        if (first + row < rows.inside && channel < p.dim) one(from + channel, words[row][i]);
+      }
+    }
   }
 };
+
+/// Sums and maxima over the warp, of as many rows at a time: each step of one waits for nothing but the others'.
+SLA2_DEVICE void warp_sums(float (&x)[kRowsAhead]) {
+#pragma unroll
+  for (uint32_t mask = 1; mask < 32; mask *= 2)
+#pragma unroll
+    for (float& one : x) one += shuffle_xor(one, mask);
+}
+SLA2_DEVICE void warp_maxima(float (&x)[kRowsAhead]) {
+#pragma unroll
+  for (uint32_t mask = 1; mask < 32; mask *= 2)
+#pragma unroll
+    for (float& one : x) one = largest(one, shuffle_xor(one, mask));
+}
 
 /// A number per row, computed by the whole warp row by row, kept by the lanes that hold the row.
 SLA2_DEVICE void keep(float (&mine)[2], const QueryRows& rows, int32_t row, float value) {
@@ -79,29 +132,38 @@ struct Queries {
     const uint32_t tile = scratch + rows.warp * kWarpRows * kRowBytes;
     const float* const mean = p.shift == nullptr ? nullptr : p.shift + rows.head / p.heads_per_key * p.dim;
 #pragma unroll 1
-    for (int32_t row = 0; row < kWarpRows; ++row) {
-      const QueryLine<kWidth> line(p, rows, row);
-      float dot = 0;
-      bool finite = true;
+    for (int32_t first = 0; first < kWarpRows; first += kRowsAhead) {
+      const QueryLines<kWidth> lines(p, rows, first);
+      float dots[kRowsAhead] = {};
 #pragma unroll
-      for (int i = 0; i < kWidth / 64; ++i) {
-        const Pair x = line.x[i];
-        const uint32_t channel = 2 * rows.lane + 64 * static_cast<uint32_t>(i);
-        const uint32_t at = tile + image_offset(kWarpRows, kRowBytes, static_cast<uint32_t>(row), channel * key_bytes(kProducts));
-        if constexpr (kInt8) {
-          finite = finite && is_finite(x.x) && is_finite(x.y);
-          shared_store<uint16_t>(
-              at, static_cast<uint16_t>((int8_steps(x.x, inverse) & 0xFF) | (int8_steps(x.y, inverse) & 0xFF) << 8));
-        } else {
-          shared_store<uint32_t>(at, pack_bf16(x.x, x.y));
+      for (int ahead = 0; ahead < kRowsAhead; ++ahead) {
+        const int32_t row = first + ahead;
+        bool finite = true;
+#pragma unroll
+        for (int i = 0; i < kWidth / 64; ++i) {
+          const Pair x = lines.at(ahead, i);
+          const uint32_t channel = 2 * rows.lane + 64 * static_cast<uint32_t>(i);
+          const uint32_t at =
+              tile + image_offset(kWarpRows, kRowBytes, static_cast<uint32_t>(row), channel * key_bytes(kProducts));
+          if constexpr (kInt8) {
+            finite = finite && is_finite(x.x) && is_finite(x.y);
+            shared_store<uint16_t>(
+                at, static_cast<uint16_t>((int8_steps(x.x, inverse) & 0xFF) | (int8_steps(x.y, inverse) & 0xFF) << 8));
+          } else {
+            shared_store<uint32_t>(at, pack_bf16(x.x, x.y));
+          }
+          if (mean != nullptr && channel < static_cast<uint32_t>(p.dim))
+            dots[ahead] += x.x * mean[channel] + x.y * mean[channel + 1];
         }
-        if (mean != nullptr && channel < static_cast<uint32_t>(p.dim)) dot += x.x * mean[channel] + x.y * mean[channel + 1];
+        if constexpr (kInt8) {
+          const bool all = ballot(finite) == 0xFFFFFFFFU;
+          keep(scale, rows, row, !all ? not_a_number() : top < kLeast ? 0.0F : top / kInt8Steps);
+        }
       }
-      if (mean != nullptr) keep(shift, rows, row, warp_sum(dot) * p.scale);
-      if constexpr (kInt8) {
-        const bool all = ballot(finite) == 0xFFFFFFFFU;
-        keep(scale, rows, row, !all ? not_a_number() : top < kLeast ? 0.0F : top / kInt8Steps);
-      }
+      if (mean == nullptr) continue;
+      warp_sums(dots);
+#pragma unroll
+      for (int ahead = 0; ahead < kRowsAhead; ++ahead) keep(shift, rows, first + ahead, dots[ahead] * p.scale);
     }
     sync_warp();
 #pragma unroll
@@ -114,13 +176,16 @@ struct Queries {
   static SLA2_DEVICE float largest_magnitude(const AttendParams& p, const QueryRows& rows, uint32_t scratch) {
     float top = 0;
 #pragma unroll 1
-    for (int32_t row = 0; row < rows.inside; ++row) {
-      const QueryLine<kWidth> line(p, rows, row);
+    for (int32_t first = 0; first < rows.inside; first += kRowsAhead) {
+      const QueryLines<kWidth> lines(p, rows, first);
 #pragma unroll
-      for (const Pair& x : line.x) {
-        if (is_finite(x.x)) top = largest(top, x.x < 0 ? -x.x : x.x);
-        if (is_finite(x.y)) top = largest(top, x.y < 0 ? -x.y : x.y);
-      }
+      for (int ahead = 0; ahead < kRowsAhead; ++ahead)
+#pragma unroll
+        for (int i = 0; i < kWidth / 64; ++i) {
+          const Pair x = lines.at(ahead, i);
+          if (is_finite(x.x)) top = largest(top, x.x < 0 ? -x.x : x.x);
+          if (is_finite(x.y)) top = largest(top, x.y < 0 ? -x.y : x.y);
+        }
     }
     top = warp_max(top);
     if (rows.lane == 0) shared_store<float>(scratch + rows.warp * 4, top);
@@ -145,17 +210,26 @@ struct QueryFeatures {
 #pragma unroll
     for (int panel = 0; panel < kWidth / 64; ++panel) {
 #pragma unroll 1
-      for (int32_t row = 0; row < kWarpRows; ++row) {
-        const QueryLine<kWidth> line(p, rows, row);
-        const Pair phi = feature_pair(p, rows, line, panel);
-        const uint32_t channel = 2 * rows.lane + 64 * static_cast<uint32_t>(panel), bits = pack_bf16(phi.x, phi.y);
-        shared_store<uint32_t>(tile + image_offset(kWarpRows, kPanelBytes, static_cast<uint32_t>(row), rows.lane * 4), bits);
-        const float low = from_bf16(bits & 0xFFFFU), high = bits_to_float(bits & 0xFFFF0000U);
-        const float in_rest =
-            low * shared_load<float>(z_rest + channel * 4) + high * shared_load<float>(z_rest + channel * 4 + 4);
-        const float in_all = low * shared_load<float>(z_all + channel * 4) + high * shared_load<float>(z_all + channel * 4 + 4);
-        keep(part_rest, rows, row, warp_sum(in_rest));
-        keep(part_all, rows, row, warp_sum(in_all));
+      for (int32_t first = 0; first < kWarpRows; first += kRowsAhead) {
+        const QueryLines<kWidth> lines(p, rows, first);
+        Pair phis[kRowsAhead];
+        feature_pairs(p, rows, lines, panel, phis);
+        const uint32_t channel = 2 * rows.lane + 64 * static_cast<uint32_t>(panel);
+        const float rest_low = shared_load<float>(z_rest + channel * 4), rest_high = shared_load<float>(z_rest + channel * 4 + 4),
+                    all_low = shared_load<float>(z_all + channel * 4), all_high = shared_load<float>(z_all + channel * 4 + 4);
+        float in_rest[kRowsAhead], in_all[kRowsAhead];
+#pragma unroll
+        for (int ahead = 0; ahead < kRowsAhead; ++ahead) {
+          const int32_t row = first + ahead;
+          const uint32_t bits = pack_bf16(phis[ahead].x, phis[ahead].y);
+          shared_store<uint32_t>(tile + image_offset(kWarpRows, kPanelBytes, static_cast<uint32_t>(row), rows.lane * 4), bits);
+          const float low = from_bf16(bits & 0xFFFFU), high = bits_to_float(bits & 0xFFFF0000U);
+          in_rest[ahead] = low * rest_low + high * rest_high, in_all[ahead] = low * all_low + high * all_high;
+        }
+        warp_sums(in_rest), warp_sums(in_all);
+#pragma unroll
+        for (int ahead = 0; ahead < kRowsAhead; ++ahead)
+          keep(part_rest, rows, first + ahead, in_rest[ahead]), keep(part_all, rows, first + ahead, in_all[ahead]);
       }
       for (int i = 0; i < 2; ++i) rest[i] += part_rest[i], all[i] += part_all[i];
       sync_warp();
@@ -166,23 +240,36 @@ struct QueryFeatures {
   }
 
  private:
-  /// Softmax over the row's channels, of this lane's pair of a panel; 0 from `dim` on.
-  static SLA2_DEVICE Pair feature_pair(const AttendParams& p, const QueryRows& rows, const QueryLine<kWidth>& line, int panel) {
-    float top = -infinity(), sum = 0;
-    Pair phi{0, 0};
+  /// Softmax over each row's channels, of this lane's pair of a panel; 0 from `dim` on.
+  static SLA2_DEVICE void feature_pairs(const AttendParams& p, const QueryRows& rows, const QueryLines<kWidth>& lines, int panel,
+                                        Pair (&phis)[kRowsAhead]) {
+    const auto inside = [&](int i) { return static_cast<int32_t>(2 * rows.lane) + 64 * i < p.dim; };
+    float top[kRowsAhead], sum[kRowsAhead] = {};
 #pragma unroll
-    for (int i = 0; i < kWidth / 64; ++i)
-      if (static_cast<int32_t>(2 * rows.lane) + 64 * i < p.dim) top = largest(top, largest(line.x[i].x, line.x[i].y));
-    top = warp_max(top);
+    for (int row = 0; row < kRowsAhead; ++row) {
+      top[row] = -infinity();
 #pragma unroll
-    for (int i = 0; i < kWidth / 64; ++i) {
-      if (static_cast<int32_t>(2 * rows.lane) + 64 * i >= p.dim) continue;
-      const Pair e{exp2_fast((line.x[i].x - top) * kLog2E), exp2_fast((line.x[i].y - top) * kLog2E)};
-      sum += e.x + e.y;
-      if (i == panel) phi = e;
+      for (int i = 0; i < kWidth / 64; ++i)
+        if (inside(i)) top[row] = largest(top[row], largest(lines.at(row, i).x, lines.at(row, i).y));
     }
-    const float scale = 1 / warp_sum(sum);
-    return {phi.x * scale, phi.y * scale};
+    warp_maxima(top);
+#pragma unroll
+    for (int row = 0; row < kRowsAhead; ++row) {
+      phis[row] = {0, 0};
+#pragma unroll
+      for (int i = 0; i < kWidth / 64; ++i) {
+        if (!inside(i)) continue;
+        const Pair x = lines.at(row, i), e{exp2_fast((x.x - top[row]) * kLog2E), exp2_fast((x.y - top[row]) * kLog2E)};
+        sum[row] += e.x + e.y;
+        if (i == panel) phis[row] = e;
+      }
+    }
+    warp_sums(sum);
+#pragma unroll
+    for (int row = 0; row < kRowsAhead; ++row) {
+      const float scale = 1 / sum[row];
+      phis[row] = {phis[row].x * scale, phis[row].y * scale};
+    }
   }
 };
 

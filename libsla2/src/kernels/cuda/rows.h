@@ -10,15 +10,29 @@ struct Pair {
   float x, y;
 };
 
-/// The query block of this block of threads; probed ones are the middles of as many stretches (attention/outputs.cpp).
-SLA2_DEVICE int32_t query_block(const AttendParams& p) {
-  const auto n = static_cast<int32_t>(block_x());
+/// What a block of threads works on: a query block (or a probe), and its head over the batch. The grid's own place; or one of
+/// many in turn, where blocks of threads stay.
+struct GridPlace {
+  [[nodiscard]] SLA2_DEVICE uint32_t x() const { return block_x(); }
+  [[nodiscard]] SLA2_DEVICE uint32_t head() const { return block_y(); }
+};
+struct TurnPlace {
+  uint32_t number, of_head;
+  [[nodiscard]] SLA2_DEVICE uint32_t x() const { return number; }
+  [[nodiscard]] SLA2_DEVICE uint32_t head() const { return of_head; }
+};
+
+/// The number of the query block; probed ones are the middles of as many stretches (attention/outputs.cpp).
+template <typename Place = GridPlace>
+SLA2_DEVICE int32_t query_block(const AttendParams& p, const Place& at = {}) {
+  const auto n = static_cast<int32_t>(at.x());
   if (p.probes == 0) return n;
   return static_cast<int32_t>((2 * static_cast<int64_t>(n) + 1) * p.query_blocks / (2 * static_cast<int64_t>(p.probes)));
 }
 /// Its row in lists and everything that has one number for each query block.
-SLA2_DEVICE int64_t query_block_row(const AttendParams& p) {
-  return static_cast<int64_t>(block_y()) * p.query_blocks + query_block(p);
+template <typename Place = GridPlace>
+SLA2_DEVICE int64_t query_block_row(const AttendParams& p, const Place& at = {}) {
+  return static_cast<int64_t>(at.head()) * p.query_blocks + query_block(p, at);
 }
 
 SLA2_DEVICE int64_t row_at(const Rows& rows, int64_t head, int64_t token) {

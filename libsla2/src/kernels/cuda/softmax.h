@@ -9,7 +9,7 @@ namespace sla2::cuda {
 
 template <int kWidth, Products kProducts>
 struct SoftmaxBranch {
-  static constexpr bool kFp8 = kProducts == Products::kInt8Fp8;
+  static constexpr bool kFp8 = has_fp8(kProducts), kHalfSums = kProducts == Products::kInt8Fp8Half;
   static constexpr int kKeyRow = kWidth * key_bytes(kProducts);
   static constexpr uint32_t kKeyTile = kTileKeys * kKeyRow;
   static constexpr uint32_t kValueTile = kTileKeys * kWidth * value_bytes(kProducts);
@@ -150,6 +150,18 @@ struct SoftmaxBranch {
     }
   }
 
+  /// A tile's sums of e4m3 products: fp32 of fewer digits, or pairs of fp16.
+  struct Fp8Sum {
+    std::conditional_t<kHalfSums, uint32_t, float> x[kHalfSums ? 2 : 4];
+    SLA2_DEVICE void multiply(const uint32_t (&weights)[4], uint32_t b0, uint32_t b1) { multiply_e4m3(x, weights, b0, b1); }
+    [[nodiscard]] SLA2_DEVICE float at(int i) const {
+      if constexpr (kHalfSums)
+        return from_f16(static_cast<uint16_t>(x[i / 2] >> static_cast<uint32_t>(i % 2 * 16)));
+      else
+        return x[i];
+    }
+  };
+
   /// The same in e4m3: l sums what is not rounded, sums of 64 keys are short and are then added in fp32.
   SLA2_DEVICE void add_values_fp8(uint32_t tile) {
     uint32_t a[kTileKeys / 32][4];
@@ -164,16 +176,16 @@ struct SoftmaxBranch {
       }
 #pragma unroll
     for (uint32_t n = 0; n < kWidth / 16; ++n) {
-      float sum[2][4] = {};
+      Fp8Sum sum[2] = {};
 #pragma unroll
       for (uint32_t step = 0; step < kTileKeys / 32; ++step) {
         uint32_t b[4];
         load_columns<kWidth, kTileKeys>(tile, n * 16, step * 2, b);
-        multiply_e4m3(sum[0], a[step], b[0], b[1]);
-        multiply_e4m3(sum[1], a[step], b[2], b[3]);
+        sum[0].multiply(a[step], b[0], b[1]);
+        sum[1].multiply(a[step], b[2], b[3]);
       }
 #pragma unroll
-      for (int i = 0; i < 4; ++i) o[2 * n][i] += sum[0][i], o[2 * n + 1][i] += sum[1][i];
+      for (int i = 0; i < 4; ++i) o[2 * n][i] += sum[0].at(i), o[2 * n + 1][i] += sum[1].at(i);
     }
   }
 

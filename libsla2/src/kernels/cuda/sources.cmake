@@ -2,7 +2,7 @@
 # Files with kernels: the mma.sync family, and hopper_* with wgmma. Read by the CUDA build and by tests/cuda_emulator.
 set(CUDA_KERNEL_SOURCES pool.cu pack.cu totals.cu route.cu summary.cu)
 list(APPEND CUDA_KERNEL_SOURCES trial.cu)  # single instructions, for measuring (tests/gpu)
-foreach(products bf16 int8 fp8)
+foreach(products bf16 int8 fp8 fp8h)
   foreach(width 64 128)
     list(APPEND CUDA_KERNEL_SOURCES attend_${products}_${width}.cu)
   endforeach()

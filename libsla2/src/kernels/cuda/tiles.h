@@ -19,10 +19,18 @@ inline constexpr int kPrepareThreads = 128;
 inline constexpr uint32_t kScratchBytes =
     1024;  ///< φ-sums, 2·W fp32; with H and two fp8 tiles 49 KB: two blocks on 100 KB of shared memory
 
-enum class Products : int { kBf16, kInt8, kInt8Fp8 };  ///< of Q·Kᵀ and P·V: all bf16; int8 and bf16; int8 and e4m3
+/// Of Q·Kᵀ and P·V: all bf16; int8 and bf16; int8 and e4m3 with fp32 sums; the same with the sums of a tile in fp16.
+enum class Products : int { kBf16, kInt8, kInt8Fp8, kInt8Fp8Half };
+
+constexpr bool has_fp8(Products products) { return products == Products::kInt8Fp8 || products == Products::kInt8Fp8Half; }
 
 constexpr int key_bytes(Products products) { return products == Products::kBf16 ? 2 : 1; }
-constexpr int value_bytes(Products products) { return products == Products::kInt8Fp8 ? 1 : 2; }
+constexpr int value_bytes(Products products) { return has_fp8(products) ? 1 : 2; }
+
+/// What the largest value of a channel becomes in e4m3. Sums in fp16 take 64 keys: weights of 448 times values of 2.25 make
+/// 64512, and fp16 ends at 65504.
+constexpr float fp8_values_top(Products products) { return products == Products::kInt8Fp8Half ? 2.25F : 448.0F; }
+static_assert(kTileKeys * 448 * fp8_values_top(Products::kInt8Fp8Half) <= 65504);
 
 /// Shared memory of sla2_attend: scratch | H [W][W] bf16 with a linear branch | one key tile | one value tile. Before and after
 /// the walk over tiles queries pass through the place of the two: 16 rows per warp, φ(Q) in panels of 128 bytes. Biases of a

@@ -30,13 +30,17 @@ SLA2_KERNEL(sla2_trial, 32, 1, TrialParams) {
     const uint32_t a[4] = {mine[0], mine[1], mine[2], mine[3]};
     float d[4] = {};
     int32_t sums[4] = {};
+    uint32_t halves[2] = {};
     if (p.trial == kTrialBf16) multiply_bf16(d, a, mine[4], mine[5]);
     if (p.trial == kTrialE4m3) multiply_e4m3(d, a, mine[4], mine[5]);
+    if (p.trial == kTrialE4m3Half) multiply_e4m3(halves, a, mine[4], mine[5]);
     if (p.trial == kTrialInt8) multiply_int8(sums, a, mine[4], mine[5]);
     for (int i = 0; i < 4; ++i) {
       Bits bits{};
       if (p.trial == kTrialInt8)
         bits.integer = sums[i];
+      else if (p.trial == kTrialE4m3Half)
+        bits.word = i < 2 ? halves[i] : 0;
       else
         bits.number = d[i];
       r[i] = bits.word;

@@ -5,10 +5,10 @@
 
 namespace sla2::cuda {
 
-enum Trial : int32_t { kTrialBf16, kTrialInt8, kTrialE4m3, kTrialMatrices, kTrialMatricesTransposed };
+enum Trial : int32_t { kTrialBf16, kTrialInt8, kTrialE4m3, kTrialE4m3Half, kTrialMatrices, kTrialMatricesTransposed };
 
-/// Words of a case. Products: a lane brings a0 … a3, b0, b1 and takes away d0 … d3. load_matrices: 32 rows of 4 words in shared
-/// memory; a lane takes away r0 … r3.
+/// Words of a case. Products: a lane brings a0 … a3, b0, b1 and takes away d0 … d3 (fp16 sums: d0, d1, zeros). load_matrices: 32
+/// rows of 4 words in shared memory; a lane takes away r0 … r3.
 inline constexpr int kTrialIn = 32 * 6, kTrialOut = 32 * 4;
 
 /// sla2_trial. Grid (cases, 1), 32 threads.

@@ -15,16 +15,18 @@ struct ListedBlocks {
   [[nodiscard]] SLA2_DEVICE int32_t at(int32_t i) const { return list == nullptr ? i : list[i]; }
 };
 
-SLA2_DEVICE ListedBlocks kept_blocks(const AttendParams& p) {
+template <typename Place = GridPlace>
+SLA2_DEVICE ListedBlocks kept_blocks(const AttendParams& p, const Place& at = {}) {
   if (p.join == kJoinLinear) return {nullptr, 0, p.key_blocks};
   if (p.list == nullptr) return {nullptr, p.key_blocks, p.key_blocks};
-  return {p.list + query_block_row(p) * p.capacity, p.count[query_block_row(p)], p.key_blocks};
+  return {p.list + query_block_row(p, at) * p.capacity, p.count[query_block_row(p, at)], p.key_blocks};
 }
 
 /// Those that the linear branch does not see.
-SLA2_DEVICE ListedBlocks blocks_apart(const AttendParams& p) {
+template <typename Place = GridPlace>
+SLA2_DEVICE ListedBlocks blocks_apart(const AttendParams& p, const Place& at = {}) {
   if (p.apart == nullptr) return {nullptr, 0, p.key_blocks};
-  return {p.apart + query_block_row(p) * p.apart_capacity, p.apart_count[query_block_row(p)], p.key_blocks};
+  return {p.apart + query_block_row(p, at) * p.apart_capacity, p.apart_count[query_block_row(p, at)], p.key_blocks};
 }
 
 /// Walks the listed blocks, or the others, in ascending order.
@@ -82,8 +84,9 @@ struct TileWalk {
   ListedBlocks kept;
   int32_t key_head, listed;  ///< listed: tiles of kept blocks
 
-  SLA2_DEVICE TileWalk(const AttendParams& params, int64_t head)
-      : p(params), kept(kept_blocks(params)), key_head(static_cast<int32_t>(head)) {
+  template <typename Place = GridPlace>
+  SLA2_DEVICE TileWalk(const AttendParams& params, int64_t head, const Place& at = {})
+      : p(params), kept(kept_blocks(params, at)), key_head(static_cast<int32_t>(head)) {
     listed = gathers() ? (kept.count + p.blocks_per_tile - 1) / p.blocks_per_tile : kept.count * p.tiles_per_block;
   }
   [[nodiscard]] SLA2_DEVICE int32_t steps() const { return kMeans ? listed + p.mean_tiles : listed; }
