@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "attention/backward_parts.h"
+#include "core/arithmetic.h"
 #include "kernels/panel_gemm.h"
 #include "kernels/route_scores.h"
 
@@ -15,8 +16,6 @@ using kernels::kPanel;
 constexpr int64_t kFullBlockQ = 128, kFullBlockK = 64;  // the dense tile: no list to keep to
 constexpr int64_t kTasksPerGroup = 128;                 // units are taken together until there are this many query blocks
 constexpr int64_t kMostChunks = 16;                     // parts of a unit: so many workers find work in one of them
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool has_linear(Mode mode) {
   return mode == Mode::kSla2 || mode == Mode::kSla1 || mode == Mode::kLinearOnly || mode == Mode::kLPlusS;

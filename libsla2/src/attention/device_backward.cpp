@@ -3,14 +3,13 @@
 
 #include "attention/cursor.h"
 #include "attention/device_rows.h"
+#include "core/arithmetic.h"
 
 namespace sla2::attention {
 namespace {
 
 constexpr int64_t kTile = cuda::kTileKeys, kHalf = 32;  // rows of a tile and of half of one
 constexpr double kLog2E = 1.4426950408889634;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /// Empty, or why there are no gradients of what runs forward.
 std::string refusal(const Geometry& g) {

@@ -4,6 +4,7 @@
 #include "attention/cursor.h"
 #include "attention/device_plan.h"
 #include "attention/rules.h"
+#include "core/arithmetic.h"
 
 namespace sla2::attention {
 namespace {
@@ -13,8 +14,6 @@ constexpr int64_t kMostGridY = 65535;  // CUDA's limit on blocks along y
 constexpr int64_t kMostBlocks = 8192;  // the router keeps a row of fp64 scores in shared memory: 64 KB
 constexpr int kFirst = 80;             // architecture
 constexpr int64_t kPartTiles = 32;     // tiles per partial state: a few hundred parts to share among SMs at 30000 tokens
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool is_routed(const Config& c) { return c.mode != Mode::kFull && c.mode != Mode::kLinearOnly; }
 

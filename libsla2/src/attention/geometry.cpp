@@ -4,6 +4,7 @@
 #include <cmath>
 #include <initializer_list>
 
+#include "core/arithmetic.h"
 #include "kernels/panel_gemm.h"
 #include "kernels/route_scores.h"
 
@@ -18,8 +19,6 @@ constexpr int64_t kFullBlockQ = 128, kFullBlockK = 64;
 constexpr int64_t kTasksPerGroup = 128;
 constexpr int64_t kMostKeys = int64_t{1} << 34;     // keeps the number of every block inside int32
 constexpr int64_t kMaxElements = int64_t{1} << 56;  // keeps every byte offset inside int64
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void check_block(const char* name, int64_t value, std::initializer_list<int64_t> allowed, const char* text) {
   for (const int64_t one : allowed)

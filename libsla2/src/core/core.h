@@ -2,6 +2,7 @@
 // The door of core: what every other room may use.
 #pragma once
 #include "core/arena.h"
+#include "core/arithmetic.h"
 #include "core/cancel.h"
 #include "core/caps.h"
 #include "core/dtype.h"

@@ -9,7 +9,6 @@
 namespace sla2::device {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int32_t narrow(int64_t value) { return static_cast<int32_t>(value); }
 
 }  // namespace

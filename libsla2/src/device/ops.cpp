@@ -7,7 +7,6 @@
 namespace sla2::device {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t row_blocks(int64_t rows) { return ceil_div(rows, cuda::kRowsPerBlock); }
 
 void check_width(const char* what, int64_t width, int64_t step) {

@@ -5,11 +5,6 @@
 #include "device/device.h"
 
 namespace sla2::device {
-namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-}  // namespace
 
 TextOps::TextOps(Gpu& gpu, Ops& ops) : gpu_(gpu), ops_(ops) {
   for (const char* const kernel : {"sla2_text_norm", "sla2_text_gate"}) gpu_.prepare(kernel, 0);

@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 
+#include "core/arithmetic.h"
 #include "weights/convert.h"
 #include "weights/file_io.h"
 #include "weights/names.h"
@@ -16,8 +17,6 @@ namespace sla2::weights {
 namespace {
 
 constexpr double kKappaUnits = 10000;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct PackTensor {
   const TensorInfo* info = nullptr;
