@@ -100,8 +100,8 @@ constexpr ParamRow kTable[] = {
     {"vae_tile", kInt, "Model", "Decode in square tiles of this size to save memory; 0: whole frames, exact.", "px", "", "0", 0,
      kMaxSide, 16, true},
 
-    {"device", kString, "Run", "Where the networks run: cpu; cuda or cuda:N, a GPU; auto, a GPU if there is one.",
-     "", "", "cpu", 0, 0, 0, false},
+    {"device", kString, "Run", "Where the networks run: cpu; cuda or cuda:N, a GPU; auto, a GPU if there is one.", "", "", "cpu",
+     0, 0, 0, false},
     {"threads", kInt, "Run", "CPU threads; 0: all this process may use.", "", "", "0", 0, 1024, 1, true},
     {"memory_limit", kInt, "Run", "Memory the job may plan for; 0: what is available.", "MB", "", "0", 0, kMaxMemoryMb, 1, true},
     {"checkpoint", kPath, "Run", "File that keeps the job's state, to resume from.", "", "", "", 0, 0, 0, true},
