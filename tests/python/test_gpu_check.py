@@ -51,7 +51,9 @@ def test_a_whole_run_on_the_emulated_gpu(tmp_path: Path) -> None:
     assert {row["instruction"] for row in report["trials"]} >= {"mma.m16n8k16 bf16", "mma.m16n8k32 s8", "mma.m16n8k32 e4m3", "ldmatrix.x4"}
     assert all(row["tried"] and row["cases"] > 0 and row["different"] == 0 for row in report["trials"])
     sums = {row["instruction"]: row["sum_bits"] for row in report["trials"]}
-    assert sums["mma.m16n8k32 e4m3"] == 13 and sums["mma.m16n8k32 e4m3, fp16 sums"] == 10 and sums["mma.m16n8k16 bf16"] == 18, "as far as was asked for bf16"
+    assert sums["mma.m16n8k32 e4m3"] == 13 and sums["mma.m16n8k32 e4m3, fp16 sums"] == 10 and sums["mma.m16n8k16 bf16"] == 18, (
+        "as far as was asked for bf16"
+    )
     assert "1 PASS" in report["checks"]["summary"]
     assert [(row["sparsity"], row["bits"], row["fp8_values"]) for row in report["bench"]] == [
         (s, *kind) for kind in ((16, False), (8, False), (8, True), (8, True)) for s in (0, 0.5)
