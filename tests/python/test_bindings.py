@@ -173,7 +173,8 @@ def test_info_tells_the_kind():
 
 def test_ctrl_c_reaches_python_while_the_job_runs():
     code = (
-        "import _thread, sla2, sys, threading\n"
+        "import _thread, signal, sla2, threading\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background inherits that SIGINT is ignored
         f"m = sla2.Model.load({str(MODEL)!r})\n"
         f"c = m.generate({PROMPT!r}, width=64, height=64, frames=5, steps=1000, threads=1)\n"
         "threading.Timer(0.5, _thread.interrupt_main).start()\n"
