@@ -128,10 +128,14 @@ def need_nvcc() -> "Path | None":
     nvcc = folder / "nvidia" / "cu13" / "bin" / "nvcc"
     if not nvcc.exists():
         say(f"installing nvcc into {folder}")
-        words = [need_venv(), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--target", folder, *NVCC_PACKAGES]
+        part = folder.with_name("nvcc.part")  # an installation that is cut off must not look like a compiler
+        shutil.rmtree(part, ignore_errors=True)
+        words = [need_venv(), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--target", part, *NVCC_PACKAGES]
         if subprocess.run(words, check=False).returncode:
             say("no nvcc could be installed")
             return None
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
     return nvcc
 
 

@@ -55,7 +55,8 @@ struct DeviceFamily {
 [[nodiscard]] bool hopper_takes(const Config& config, int architecture);
 [[nodiscard]] std::optional<DeviceFamily> hopper_family(const Geometry& geometry, const DeviceShape& shape, int architecture);
 
-/// e4m3 products of mma.sync with fp16 sums: twice the rate of fp32 ones on GPUs of compute capability 8.9 and 12.0.
+/// e4m3 products of mma.sync with fp16 sums: twice the rate of fp32 ones on consumer GPUs of compute capability
+/// 8.9 and 12.0.
 /// SLA2_FP8_SUMS=32 in the environment takes those with fp32 sums.
 [[nodiscard]] bool sums_in_fp16(const Config& config, int architecture);
 
