@@ -102,6 +102,20 @@ struct Probe {
   int64_t blocks = 0;                  ///< out: how many query blocks were probed
 };
 
+/// Parts of a call, for measuring.
+enum class Part : uint8_t {
+  kRouter,  ///< pooling, scores, choosing blocks
+  kPack,    ///< keys, values and queries into the tiles' layout and type: with 8 bits, quantising
+  kSparse,  ///< the softmax branch; backward: S, dP, dS and what they give
+  kLinear,  ///< φ, the blocks' states and their totals, φ(Q)·H; backward: what the keys receive through them
+  kMix      ///< weighing, merging, writing out; backward: statistics of the queries, a, writing out
+};
+constexpr int kParts = 5;
+/// Wall seconds: those of each worker over their number. What is missing to the whole is waiting.
+struct PartTimes {
+  double seconds[kParts] = {};
+};
+
 struct Forward {
   Operand q, k, v;                  ///< [B,H,N_q,D], [B,H_kv,N_k,D] twice
   MutableOperand out;               ///< as q
@@ -112,6 +126,7 @@ struct Forward {
   float* lse = nullptr;                 ///< [B·H, N_q] out: natural log-sum-exp of the unsmoothed keys over what the softmax saw
   BlockList* list = nullptr;            ///< out: the blocks kept
   Probe* probe = nullptr;               ///< costs `fraction` of a dense call
+  PartTimes* times = nullptr;           ///< out; on the CPU only
   void* stream = nullptr;               ///< plans on a device: CUstream on which everything is ordered; the CPU has none
 };
 
@@ -128,7 +143,8 @@ struct Backward {
   Parameters parameters;
   const BlockList* list = nullptr;  ///< the blocks forward kept; required where the mask is hard
   Gradients gradients;
-  void* stream = nullptr;  ///< as in Forward
+  PartTimes* times = nullptr;  ///< out; on the CPU only
+  void* stream = nullptr;      ///< as in Forward
 };
 
 /// Shapes checked, kernels chosen. One thread at a time; calls allocate nothing. Workspaces are 64-byte aligned.

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "attention/backward_parts.h"
+#include "attention/part_clock.h"
 #include "core/arithmetic.h"
 #include "kernels/panel_gemm.h"
 #include "kernels/route_scores.h"
@@ -179,20 +180,30 @@ void BackwardPlan::run(const Backward& in, void* workspace) const {
   const BackwardWorkspace space(s, slots_, static_cast<std::byte*>(workspace));
   begin(s, space, in);
   const bool again = s.softmax && (in.out.data == nullptr || in.lse == nullptr);
+  PartClock clock{};
+  clock.reset(in.times != nullptr);
   BackwardCall call{s, ops_, space, in, again, s.vsa && in.parameters.gate.data != nullptr, 0, 0};
   for (int64_t first = 0; first < s.units; first += s.together) {
     call.first_unit = first;
+    clock.start();
     call.count = std::min(s.together, s.units - first);
     backward_keys(call);
+    clock.lap(Part::kPack);
     for_units(call, s.blocks, backward_queries);
+    clock.lap(Part::kMix);
     if (s.linear) linear_totals(call);
     for_units(call, s.all_key_blocks(), linear_keys);
+    clock.lap(Part::kLinear);
     backward_tiles(call);
+    clock.lap(Part::kSparse);
     backward_router(call);
+    clock.lap(Part::kRouter);
     finish_gradients(call);
     if (s.config.mode == Mode::kSla1) add_proj(call);
+    clock.lap(Part::kMix);
   }
   write_parameters(s, space, in);
+  if (in.times != nullptr) *in.times = clock.spent;
 }
 
 }  // namespace sla2::attention

@@ -53,6 +53,7 @@ class CpuPlan final : public Plan {
     const Workspace space(g, slots_, static_cast<std::byte*>(workspace));
     const ThreadCountScope limit(std::min(slots_, thread_count()));
     Call call{g, ops_, space, in, route_only, 0, 0};
+    for (int i = 0; i < slots_; ++i) space.clocks[i].reset(in.times != nullptr);
     prepare_call(call);
     for (int64_t first = 0; first < g.key_heads; first += g.group) {
       call.first_head = first;
@@ -66,11 +67,19 @@ class CpuPlan final : public Plan {
         run_query_block(call, head / geometry.heads_per_key, place, call.workspace.worker(worker));
       });
     }
+    if (in.times != nullptr) *in.times = read_clocks(space);
     if (g.routed) count_kept(sum_over_blocks(space.kept));
     if (route_only) return;
     if (g.mode == Mode::kSla2)
       stats_.mean_linear_weight = sum_over_blocks(space.linear_weight) / static_cast<double>(g.heads * g.config.query_tokens);
     if (in.probe != nullptr) finish_probe(g, space, *in.probe);
+  }
+
+  [[nodiscard]] PartTimes read_clocks(const Workspace& space) const {
+    PartTimes times;
+    for (int part = 0; part < kParts; ++part)
+      for (int i = 0; i < slots_; ++i) times.seconds[part] += space.clocks[i].spent.seconds[part] / thread_count();
+    return times;
   }
 
   [[nodiscard]] double sum_over_blocks(const double* each) const {

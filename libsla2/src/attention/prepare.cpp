@@ -116,9 +116,11 @@ void prepare_block(const Call& call, int64_t head_index, int64_t block, const Wo
   const HeadBuffers head = call.workspace.head(head_index);
   pack_value_block(call, head, head_index, block, w);
   pack_key_block(call, head, head_index, block, w.rows);
+  w.clock->lap(Part::kPack);
   if (!g.linear) return;
   if (!g.config.smooth_k) load_keys(call, head_index, block, w.rows);
   g.bf16 ? add_state_bf16(call, head, block, w) : add_state_f32(call, head, block, w.rows);
+  w.clock->lap(Part::kLinear);
 }
 
 /// sparge: how alike the keys of a block are, minus the mean key.
@@ -145,16 +147,21 @@ void total_panel(const Call& call, int64_t head_index, int64_t panel) {
   if (panel == 0) call.ops.block_sum(g.dim, head.z, g.dim, call.workspace.all_blocks, g.key_blocks, 1.0, nullptr, head.z_total);
 }
 
-/// each(head in group, item, worker's scratch) for every item of every head. Two captures: std::function then needs no heap.
+/// each(head in group, item, worker's scratch) for every item of every head; its time is that of `part`, what it gave to another
+/// part aside. Two captures: std::function then needs no heap.
 template <typename Each>
-void for_group(const Call& call, int64_t items, const Each& each) {
+void for_group(const Call& call, Part part, int64_t items, const Each& each) {
   struct Job {
     const Call& call;
+    Part part;
     int64_t items;
     const Each& each;
-  } const job{call, items, each};
+  } const job{call, part, items, each};
   parallel_for(call.group * items, [&job](int64_t index, int worker) {
-    job.each(job.call, index / job.items, index % job.items, job.call.workspace.worker(worker));
+    const WorkerBuffers w = job.call.workspace.worker(worker);
+    w.clock->start();
+    job.each(job.call, index / job.items, index % job.items, w);
+    w.clock->lap(job.part);
   });
 }
 
@@ -178,17 +185,19 @@ void prepare_call(const Call& call) {
 void prepare_group(const Call& call) {
   const Geometry& g = call.geometry;
   if (g.centred()) {
-    for_group(call, g.key_blocks, pool_block);
-    for_group(call, 1, [](const Call& c, int64_t head, int64_t, const WorkerBuffers&) { centre_means(c, head); });
+    for_group(call, Part::kRouter, g.key_blocks, pool_block);
+    for_group(call, Part::kRouter, 1, [](const Call& c, int64_t head, int64_t, const WorkerBuffers&) { centre_means(c, head); });
   }
-  if (g.config.router == Router::kSparge && g.routed) for_group(call, g.key_blocks, find_likeness);
+  if (g.config.router == Router::kSparge && g.routed) for_group(call, Part::kRouter, g.key_blocks, find_likeness);
   if (call.route_only) return;
-  if (g.fp8) for_group(call, 1, [](const Call& c, int64_t head, int64_t, const WorkerBuffers& w) { scale_values(c, head, w); });
-  for_group(call, g.key_blocks, prepare_block);
-  if (g.pools_values()) for_group(call, g.key_blocks, pool_values);
-  if (g.pooled) for_group(call, g.mean_blocks, pack_mean_block);
+  if (g.fp8)
+    for_group(call, Part::kPack, 1,
+              [](const Call& c, int64_t head, int64_t, const WorkerBuffers& w) { scale_values(c, head, w); });
+  for_group(call, Part::kPack, g.key_blocks, prepare_block);
+  if (g.pools_values()) for_group(call, Part::kPack, g.key_blocks, pool_values);
+  if (g.pooled) for_group(call, Part::kPack, g.mean_blocks, pack_mean_block);
   if (!g.linear) return;
-  for_group(call, g.panels,
+  for_group(call, Part::kLinear, g.panels,
             [](const Call& c, int64_t head, int64_t panel, const WorkerBuffers&) { total_panel(c, head, panel); });
 }
 

@@ -36,8 +36,10 @@ kernels::MergeInput run_branches(const Call& call, const HeadBuffers& head, cons
   if (g.bf16) merge.row = g.panels * kernels::kPanel;
   const bool softmax = g.mode != Mode::kLinearOnly;
   if (softmax) softmax_branch(call, head, n, softmax_keys(call, selection, w), w);
+  w.clock->lap(Part::kSparse);
   if (g.linear) {
     linear_branch(call, head, n, selection, w);
+    w.clock->lap(Part::kLinear);
     merge.linear = w.linear;
     merge.w_linear = w.w_linear;
   }
@@ -63,13 +65,16 @@ kernels::MergeInput run_branches(const Call& call, const HeadBuffers& head, cons
 void run_query_block(const Call& call, int64_t key_head, const Place& place, const WorkerBuffers& w) {
   const Geometry& g = call.geometry;
   const HeadBuffers head = call.workspace.head(key_head);
+  w.clock->start();
   const Selection selection = select(call, head, place, w);
+  w.clock->lap(Part::kRouter);
   if (call.route_only) return;
   if (!g.bf16) {
     load_queries(call, place, static_cast<float>(g.scale * kLog2E), w.q);
   } else if (g.mode == Mode::kFull) {
     load_queries(call, place, 1.0F, w.q);
   }
+  w.clock->lap(Part::kPack);
   if (call.in.lse != nullptr) start_lse(call, head, place, g.mode == Mode::kFull ? w.q : plain_queries(g, w));
   const kernels::MergeInput merge = run_branches(call, head, place, selection, w);
   const MutableOperand& out = call.in.out;
@@ -78,6 +83,7 @@ void run_query_block(const Call& call, int64_t key_head, const Place& place, con
   auto* const rows = static_cast<std::byte*>(out.data) + at * static_cast<int64_t>(dtype_size(out.dtype));
   call.ops.merge_rows(merge, place.rows, g.dim, rows, out.dtype, out.stride_token);
   if (call.in.lse != nullptr) finish_lse(call, place, w);
+  w.clock->lap(Part::kMix);
   if (call.in.probe != nullptr && is_probed(g, call.in.probe->fraction, place.block)) probe_block(call, head, place, w);
 }
 

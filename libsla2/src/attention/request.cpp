@@ -73,6 +73,7 @@ void check_request(const Geometry& g, const Forward& in, const void* workspace, 
     SLA2_CHECK(in.probe == nullptr || (in.probe->fraction > 0 && in.probe->fraction <= 1), SLA2_E_ARGUMENT,
                "attention: the probe's fraction is {}; expected above 0, up to 1", in.probe->fraction);
   }
+  SLA2_CHECK(in.times == nullptr || !on_device, SLA2_E_UNSUPPORTED, "attention on CUDA: times of the parts; leave them out");
   SLA2_CHECK(in.key_bias == nullptr || g.config.mode == Mode::kFull, SLA2_E_UNSUPPORTED,
              "attention: a key bias was given in mode {}; only mode 1 (full) takes one", static_cast<int>(g.config.mode));
   SLA2_CHECK(in.list == nullptr || (in.list->index != nullptr && in.list->count != nullptr && in.list->capacity >= g.max_kept),

@@ -52,6 +52,7 @@ void softmax_branch_bf16(const Call& call, const HeadBuffers& head, int64_t n, c
 void softmax_branch_int8(const Call& call, const HeadBuffers& head, int64_t n, const Keys& keys, const WorkerBuffers& w) {
   const Geometry& g = call.geometry;
   call.ops.quantise_rows_int8(w.q, n, g.dim, w.q_int8, w.q_scale, w.q_offset);
+  w.clock->lap(Part::kPack);
   const kernels::AttendInt8 args{n,
                                  g.dim,
                                  g.block_k,

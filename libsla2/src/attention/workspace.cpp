@@ -135,6 +135,7 @@ Workspace::Workspace(const Geometry& geometry, int slots, std::byte* base) : geo
   }
   cursor.take(probe_sums, geometry.heads * geometry.query_blocks * kProbeSums);
   cursor.take(tail_bias, geometry.block_k);
+  cursor.take(clocks, slots);
   bytes_ = cursor.used();
 }
 
@@ -149,6 +150,7 @@ WorkerBuffers Workspace::worker(int index) const {
   WorkerBuffers result{};
   Cursor cursor(workers_ + index * static_cast<int64_t>(worker_bytes_));
   place_worker(cursor, result);
+  result.clock = clocks + index;
   return result;
 }
 

@@ -6,6 +6,7 @@
 
 #include "attention/cursor.h"
 #include "attention/geometry.h"
+#include "attention/part_clock.h"
 
 namespace sla2::attention {
 
@@ -35,6 +36,7 @@ struct HeadBuffers {
 
 /// Scratch of one worker. Only the first group exists in full mode.
 struct WorkerBuffers {
+  PartClock* clock;
   float* q;                           ///< [bq][D] queries times softmax scale and log2 e
   float* tile;                        ///< [bq][bk] logits, then weights; fp32 products
   float* acc;                         ///< sparse branch: [P][bq][16]; with bf16 products [bq][P·16]
@@ -95,6 +97,7 @@ class Workspace {
   float* projection = nullptr;       ///< [P][D][16] sla1
   float* projection_bias = nullptr;  ///< [P·16]
   int32_t* all_blocks = nullptr;     ///< [T_n] 0, 1, 2 …
+  PartClock* clocks = nullptr;       ///< [slots]
 
  private:
   void place_head(Cursor& cursor, HeadBuffers& head) const;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "attention/attention.h"
+#include "parts.h"
 #include "weights/weights.h"
 
 namespace {
@@ -120,12 +121,16 @@ void bench(Options& o) {
   attention::BlockList list{index.data(), count.data(), plan->max_kept()};
   if (o.route) call.list = &list;
   std::vector<double> seconds, cpu_seconds;
+  std::vector<attention::PartTimes> parts;
+  attention::PartTimes times;
+  call.times = &times;
   for (int i = 0; i <= o.repeats; ++i) {
     const auto start = std::chrono::steady_clock::now();
     const std::clock_t cpu_start = std::clock();
     o.route ? plan->route(call, workspace.data()) : plan->forward(call, workspace.data());
     const auto cpu = static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC;
     if (i == 0) continue;  // warms up
+    parts.push_back(times);
     seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     cpu_seconds.push_back(cpu);
   }
@@ -136,9 +141,9 @@ void bench(Options& o) {
       4.0 * static_cast<double>(c.batch * c.heads * c.query_tokens * c.head_dim) * static_cast<double>(c.key_tokens);
   std::printf(
       "{\"seconds\": %.6f, \"best\": %.6f, \"cpu_seconds\": %.6f, \"dense_gflops\": %.2f, \"sparsity\": %.4f, "
-      "\"workspace_bytes\": %llu}\n",
+      "\"workspace_bytes\": %llu, \"parts\": %s}\n",
       median, seconds.front(), cpu_seconds[cpu_seconds.size() / 2], dense / median * 1e-9, plan->stats().achieved_sparsity,
-      static_cast<unsigned long long>(plan->workspace_bytes()));
+      static_cast<unsigned long long>(plan->workspace_bytes()), probe::parts_json(parts).c_str());
 }
 
 }  // namespace

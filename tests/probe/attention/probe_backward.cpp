@@ -15,6 +15,7 @@
 
 #include "attention/attention.h"
 #include "attention/backward.h"
+#include "parts.h"
 #include "weights/weights.h"
 
 namespace {
@@ -177,11 +178,15 @@ void bench_backward(Options& o) {
   call.gradients.v = target(d_v, c.key_tokens);
   call.gradients.mix = mix.data();
   std::vector<double> seconds, cpu;
+  std::vector<attention::PartTimes> parts;
+  attention::PartTimes times;
+  call.times = &times;
   for (int i = 0; i <= o.repeats; ++i) {
     const auto start = std::chrono::steady_clock::now();
     const std::clock_t cpu_start = std::clock();
     plan->backward(call, workspace.data());
     if (i == 0) continue;  // warms up
+    parts.push_back(times);
     seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     cpu.push_back(static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC);
   }
@@ -192,9 +197,9 @@ void bench_backward(Options& o) {
       10.0 * static_cast<double>(c.batch * c.heads * c.query_tokens * c.head_dim) * static_cast<double>(c.key_tokens);
   std::printf(
       "{\"seconds\": %.6f, \"best\": %.6f, \"cpu_seconds\": %.6f, \"dense_gflops\": %.2f, \"sparsity\": %.4f, "
-      "\"workspace_bytes\": %llu}\n",
+      "\"workspace_bytes\": %llu, \"parts\": %s}\n",
       median, seconds.front(), cpu[cpu.size() / 2], dense / median * 1e-9, plan->stats().achieved_sparsity,
-      static_cast<unsigned long long>(plan->backward_workspace_bytes()));
+      static_cast<unsigned long long>(plan->backward_workspace_bytes()), probe::parts_json(parts).c_str());
 }
 
 }  // namespace
