@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure how often a model's clips show what their captions say, on held-out combinations.
+"""Measure how often a model's clips show what their captions say, on held-out combinations, by detectors that prove themselves first.
 
 Clips come from the native runner, one process a prompt, or from the Python sampler.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from . import world
-from .detect import accuracy, detect
+from .detect import accuracy, detect, prove
 
 
 def tasks(count: int, seed: int) -> list[tuple[world.Scene, str, int]]:
@@ -88,6 +88,9 @@ def main() -> None:
     parser.add_argument("--runner", default="sla2", help="path of the sla2 program")
     parser.add_argument("--model", default="presets/models/small_world")
     parser.add_argument("--count", type=int, default=64, help="clips")
+    parser.add_argument(
+        "--proof", type=int, default=100, help="clean renders that the detectors must read right before anything is measured"
+    )
     parser.add_argument("--seed", type=int, default=0, help="first seed; also chooses the prompts")
     parser.add_argument("--steps", type=int, help="Python engine only, as the next two")
     parser.add_argument("--cfg-scale", type=float)
@@ -97,6 +100,7 @@ def main() -> None:
     parser.add_argument("--errors", action="store_true", help="print each wrong clip")
     parser.add_argument("extra", nargs="*", help="further arguments for the runner, after --")
     args = parser.parse_args()
+    proof = prove(args.proof)
     work = tasks(args.count, args.seed)
     clips = (run_native if args.engine == "runner" else run_python)(args, work)
     pairs = [(scene, detect(clip)) for (scene, _, _), clip in zip(work, clips)]
@@ -110,6 +114,7 @@ def main() -> None:
                 "engine": args.engine,
                 "count": args.count,
                 "seed": args.seed,
+                "detectors_on_clean_renders": proof,
                 "accuracy": shares,
                 "half_width_95": {k: round(half_width(v, args.count), 4) for k, v in shares.items()},
             }
