@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading: seconds until a Wan2.1-1.3B checkpoint (bf16, 2.8 GB, synthetic) can sample, beside a plain read of the file.
 
-    python tests/python/bench_load.py [--layers 30] [--rounds 3] [--file FILE]
+    python tests/python/bench_load.py [--layers 30] [--rounds 3] [--file FILE] [--json]
 
 The file is written to a temporary folder, or to FILE, where a second run finds it. The page cache is warm for both.
 """
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--file", type=Path)
+    parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = args.file or Path(folder) / "model.safetensors"
@@ -82,6 +83,9 @@ def main() -> None:
         done = subprocess.run(
             [find_program("probe_dit"), "load", path, "--rounds", str(args.rounds)], capture_output=True, text=True, check=True
         )
+    if args.json:
+        print(done.stdout.strip())
+        return
     result = json.loads(done.stdout)
     print(
         f"{result['bytes'] / 1e9:.2f} GB, {result['threads']} threads, {result['isa']}: plain read {result['read_seconds']:.2f} s, "
