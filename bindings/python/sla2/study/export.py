@@ -56,6 +56,12 @@ def _write(path: Path, tensors: dict[str, Tensor], config: dict, command: str) -
     print(f"{path.name}: {len(tensors)} tensors, {path.stat().st_size / 2**20:.2f} MiB")
 
 
+def _halve(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return matrices and convolutions in bfloat16; norms, biases and what is not a number of a weight stay as they are."""
+    wide = {k for k, v in tensors.items() if v.is_floating_point() and v.ndim >= 2 and v.numel() > max(v.shape)}
+    return {k: v.bfloat16() if k in wide else v for k, v in tensors.items()}
+
+
 def export(work: Path, out: Path, vae_file: str, dit_file: str, defaults: dict) -> None:
     """Write ``dit``, ``vae`` and ``text_encoder`` and ``model.json`` from the checkpoints' averages."""
     out.mkdir(parents=True, exist_ok=True)
@@ -76,13 +82,16 @@ def export(work: Path, out: Path, vae_file: str, dit_file: str, defaults: dict) 
     }
     blocks = vae["config"]["num_res_blocks"]
     _write(
-        out / "vae.safetensors", {vae_name(k, blocks): v for k, v in vae["ema"]["shadow"].items()}, config, "python -m sla2.study.vae_train"
+        out / "vae.safetensors",
+        _halve({vae_name(k, blocks): v for k, v in vae["ema"]["shadow"].items()}),
+        config,
+        "python -m sla2.study.vae_train",
     )
 
     words = torch.load(work / "text.pt", weights_only=False)
     model = text.build()
     model.load_state_dict(words["model"])
-    tensors = {k: v for k, v in model.state_dict().items() if "embed_tokens" not in k}
+    tensors = _halve({k: v for k, v in model.state_dict().items() if "embed_tokens" not in k})
     tensors["spiece_model"] = torch.frombuffer(bytearray(words["spiece"]), dtype=torch.uint8)
     config = {**model.config.to_dict(), "architectures": ["UMT5EncoderModel"]}
     _write(out / "text_encoder.safetensors", tensors, config, "python -m sla2.study.text")
