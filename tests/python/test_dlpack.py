@@ -92,7 +92,9 @@ class DLTensor(C.Structure):
     ]
 
 
-@pytest.mark.parametrize("shape, status", [((2, 3), OK), ((2**40, 2**40, 2), E_ARGUMENT), ((2**63 - 1, 2), E_ARGUMENT), ((2, -3), E_ARGUMENT), ((0, 3), OK)])
+@pytest.mark.parametrize(
+    "shape, status", [((2, 3), OK), ((2**40, 2**40, 2), E_ARGUMENT), ((2**63 - 1, 2), E_ARGUMENT), ((2, -3), E_ARGUMENT), ((0, 3), OK)]
+)
 def test_extents_beyond_any_memory(shim, shape, status):
     extents = (C.c_int64 * len(shape))(*shape)
     source = DLTensor(64, 1, 0, len(shape), 2, 32, 1, extents, None, 0)
