@@ -4,8 +4,20 @@
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
-set(SLA2_ABI_VERSION 0) # equals sla2_abi_version(); a breaking change raises both
-set(SLA2_VERSION_SCRIPT ${PROJECT_SOURCE_DIR}/packaging/cmake/sla2.map)
+# The numbers a program compiles against are base.h's: SONAME and symbol version follow its SLA2_ABI_VERSION (libsla2/docs/abi.md), and
+# its release must be this project's.
+file(STRINGS ${PROJECT_SOURCE_DIR}/libsla2/include/sla2/base.h lines REGEX "^#define SLA2_(ABI_VERSION|VERSION_[A-Z]+) [0-9]+$")
+foreach(line IN LISTS lines)
+  string(REGEX MATCH "SLA2_([A-Z_]+) ([0-9]+)" matched "${line}")
+  set(SLA2_${CMAKE_MATCH_1} ${CMAKE_MATCH_2})
+endforeach()
+set(header_version ${SLA2_VERSION_MAJOR}.${SLA2_VERSION_MINOR}.${SLA2_VERSION_PATCH})
+if(NOT header_version STREQUAL PROJECT_VERSION OR NOT SLA2_ABI_VERSION)
+  message(FATAL_ERROR "base.h says release ${header_version}, ABI '${SLA2_ABI_VERSION}'; expected release ${PROJECT_VERSION} of CMakeLists.txt and an ABI number: change both")
+endif()
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/libsla2/include/sla2/base.h)
+set(SLA2_VERSION_SCRIPT ${PROJECT_BINARY_DIR}/package/sla2.map)
+configure_file(${PROJECT_SOURCE_DIR}/packaging/cmake/sla2.map.in ${SLA2_VERSION_SCRIPT} @ONLY)
 
 add_library(sla2 SHARED)
 add_library(sla2::sla2 ALIAS sla2)
@@ -16,7 +28,7 @@ target_link_options(sla2 PRIVATE LINKER:--version-script=${SLA2_VERSION_SCRIPT} 
 if(SLA2_SANITIZE) # sanitizer runtimes live in the program, so their symbols stay undefined here
   target_link_options(sla2 PRIVATE LINKER:-z,undefs)
 endif()
-set_target_properties(sla2 PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${SLA2_ABI_VERSION} LINKER_LANGUAGE CXX
+set_target_properties(sla2 PROPERTIES VERSION ${SLA2_ABI_VERSION}.${PROJECT_VERSION} SOVERSION ${SLA2_ABI_VERSION} LINKER_LANGUAGE CXX
                                       LINK_DEPENDS ${SLA2_VERSION_SCRIPT})
 
 install(TARGETS sla2 EXPORT sla2Targets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT library)
@@ -26,7 +38,8 @@ install(EXPORT sla2Targets NAMESPACE sla2:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/
 set(package_files ${PROJECT_BINARY_DIR}/package)
 configure_package_config_file(${PROJECT_SOURCE_DIR}/packaging/cmake/sla2Config.cmake.in ${package_files}/sla2Config.cmake
                               INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/sla2)
-write_basic_package_version_file(${package_files}/sla2ConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+# Within an ABI number a newer release serves whoever asks for an older one; what raises it raises the major version.
+write_basic_package_version_file(${package_files}/sla2ConfigVersion.cmake COMPATIBILITY SameMajorVersion)
 install(FILES ${package_files}/sla2Config.cmake ${package_files}/sla2ConfigVersion.cmake
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/sla2 COMPONENT library)
 # The prefix is written relative to the file, so that an installed tree can be moved.

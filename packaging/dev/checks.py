@@ -329,7 +329,7 @@ def verb_lint(args: argparse.Namespace) -> None:
 def verb_abi(args: argparse.Namespace) -> None:
     need_packages("build", "test")
     folder = build("dev", "sla2")
-    library = folder / "libsla2" / "libsla2.so.0"
+    library = folder / "libsla2" / "libsla2.so"
     baseline = ROOT / "tests" / "abi" / "sla2.abi"
     dump = ["abidw", "--drop-private-types", "--exported-interfaces-only", "--no-show-locs", "--no-corpus-path", "--no-comp-dir-path",
             "--headers-dir", str(ROOT / "libsla2" / "include")]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-# cmake -DNM= -DLIBRARY= -DLIST= -P: the library exports exactly the functions of LIST.
+# cmake -DNM= -DLIBRARY= -DLIST= -DABI= -P: the library exports exactly the functions of LIST, as version SLA2_<ABI>.
 execute_process(COMMAND ${NM} -D --defined-only --format=posix ${LIBRARY} OUTPUT_VARIABLE table COMMAND_ERROR_IS_FATAL ANY)
 string(REGEX MATCHALL "[^\n]+" rows "${table}")
 set(exported "")
 foreach(row IN LISTS rows)
   string(REGEX REPLACE "[@ ].*" "" name "${row}")
-  if(NOT name STREQUAL "SLA2_0") # the version node itself
+  if(NOT name STREQUAL "SLA2_${ABI}") # the version node itself
     list(APPEND exported ${name})
   endif()
 endforeach()

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // sla2.hpp as C++17: values travel, errors throw with status and text, copies are independent.
+#include <atomic>
+#include <chrono>
 #include <cstdio>
+#include <memory>
+#include <thread>
 
 #include "sla2/sla2.hpp"
 
@@ -13,9 +17,44 @@ void check(bool good, const char* what) {
   ++failures;
 }
 
+/// Gone when the callbacks of its job are.
+struct Witness {
+  std::atomic<bool>& gone;
+  explicit Witness(std::atomic<bool>& flag) : gone(flag) {}
+  ~Witness() { gone = true; }
+};
+
+/// A job to which another is assigned while it runs: it ends first, and its callbacks outlive it.
+void replace_a_running_job(const char* path) {
+  const sla2::Model model(path);
+  sla2::Params params;
+  params.merge(R"({"width": 64, "height": 64, "frames": 5, "steps": 1000, "prompt": "a boat"})");
+  std::atomic<bool> gone{false}, late{false}, running{false};
+  const auto start = [&] {
+    auto witness = std::make_shared<Witness>(gone);
+    const auto on_progress = [&gone, &late, &running, witness](const sla2_progress& p) {
+      if (p.phase != SLA2_PHASE_SAMPLE || p.step == 0 || running) return;
+      std::atomic<bool>&callbacks_gone = gone, &too_late = late;  // what is captured may be gone as well
+      running = true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));  // the assignment below happens now
+      if (callbacks_gone) too_late = true;
+    };
+    return sla2::Job(model, params, {on_progress, {}, {}});
+  };
+  sla2::Job job = start();
+  while (!running) std::this_thread::yield();
+  params.set("steps", 1);
+  job = sla2::Job(model, params);
+  check(gone, "the first job and its callbacks are gone");
+  check(!late, "in this order");
+  job.wait();
+}
+
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  if (argc < 2) return std::printf("usage: %s MODEL\n", argv[0]), 2;
+  replace_a_running_job(argv[1]);
   sla2::Params params;
   params.set("steps", 12).set("cfg_scale", 4.5).set("prompt", "a boat").set("nan_retry", false);
   sla2::Params copy = params;

@@ -75,6 +75,34 @@ def test_what_cannot_be_named_is_refused(shim):
     assert shim.shim_from(None, None, 0) == E_ARGUMENT and shim.shim_from_plain(None, None) == E_ARGUMENT
 
 
+class DLTensor(C.Structure):
+    """dlpack.h's, written down again."""
+
+    _fields_ = [
+        ("data", C.c_void_p),
+        ("device_type", C.c_int32),
+        ("device_id", C.c_int32),
+        ("ndim", C.c_int32),
+        ("code", C.c_uint8),
+        ("bits", C.c_uint8),
+        ("lanes", C.c_uint16),
+        ("shape", C.POINTER(C.c_int64)),
+        ("strides", C.POINTER(C.c_int64)),
+        ("byte_offset", C.c_uint64),
+    ]
+
+
+@pytest.mark.parametrize(
+    "shape, status", [((2, 3), OK), ((2**40, 2**40, 2), E_ARGUMENT), ((2**63 - 1, 2), E_ARGUMENT), ((2, -3), E_ARGUMENT), ((0, 3), OK)]
+)
+def test_extents_beyond_any_memory(shim, shape, status):
+    extents = (C.c_int64 * len(shape))(*shape)
+    source = DLTensor(64, 1, 0, len(shape), 2, 32, 1, extents, None, 0)
+    view = (C.c_char * SIZE)()
+    assert shim.shim_from_plain(view, C.byref(source)) == status
+    assert any(bytes(view)) == (status == OK)  # untouched where it is refused
+
+
 def test_version_and_read_only(shim):
     status, _view, capsule = borrow(shim, torch.zeros(4), written=1)
     assert status == OK

@@ -53,8 +53,9 @@ enum { SLA2_SCOPE_COMPLEMENT = 1, SLA2_SCOPE_GLOBAL = 2 };           /* SLA1: ke
 enum { SLA2_RULE_TOPK = 1, SLA2_RULE_CDF = 2, SLA2_RULE_HYBRID = 3 }; /* router SPARGE: by sparsity, by top_p, by either */
 enum { SLA2_PRODUCTS_F32 = 1, SLA2_PRODUCTS_BF16 = 2 };              /* what Q·Kᵀ and P·V multiply; sums are fp32 */
 
-enum { SLA2_LAYOUT_BHND = 1, SLA2_LAYOUT_BNHD = 2 };
+enum { SLA2_LAYOUT_BHND = 1, SLA2_LAYOUT_BNHD = 2 };                 /* order of the axes: heads before tokens, or after */
 
+/** What a plan is for. @since 0.1 */
 typedef struct sla2_attention_config {
   uint32_t struct_size;  /**< sizeof of the caller; set by _init */
   int32_t mode;          /**< SLA2_MODE_*; default SLA2_MODE_FULL */
@@ -93,10 +94,11 @@ typedef struct sla2_attention_config {
   int64_t min_tokens;    /**< SLA2, SPARSE_ONLY and POOLED run as FULL below this many key tokens; default 0 */
 } sla2_attention_config;
 
-/** Set struct_size and defaults. @return SLA2_OK | SLA2_E_ARGUMENT (NULL, impossible size). @since 0.1 */
+/** Set struct_size and defaults. @return SLA2_OK | SLA2_E_ARGUMENT (NULL, impossible size). Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_attention_config_init(sla2_attention_config *config, uint32_t size);
 
-typedef struct sla2_attention sla2_attention; /**< a plan: one thread at a time; any number of plans */
+/** A plan. One thread at a time; any number of plans. @since 0.1 */
+typedef struct sla2_attention sla2_attention;
 
 /** Check the configuration, choose kernels for this CPU, fix sizes. The configuration is copied.
  *  The plan keeps the number of CPUs there are now: later calls use at most that many threads.
@@ -105,12 +107,13 @@ typedef struct sla2_attention sla2_attention; /**< a plan: one thread at a time;
  *  Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_attention_create(const sla2_attention_config *config, sla2_attention **plan);
 
-/** Free a plan; NULL is fine. Not while a call on it runs. @since 0.1 */
+/** Free a plan; NULL is fine. One thread at a time per plan: not while a call on it runs. @since 0.1 */
 SLA2_API void sla2_attention_destroy(sla2_attention *plan);
 
-/** Bytes of scratch one forward call needs; constant for a plan. @return SLA2_OK | SLA2_E_ARGUMENT. @since 0.1 */
+/** Bytes of scratch one forward call needs; constant for a plan. @return SLA2_OK | SLA2_E_ARGUMENT (NULL). Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_attention_workspace_size(const sla2_attention *plan, uint64_t *bytes);
 
+/** What attention reads. Borrowed: until the call returns, on a GPU until the stream passes it. @since 0.1 */
 typedef struct sla2_qkv {
   uint32_t struct_size;
   uint32_t reserved;    /**< 0 */
@@ -119,12 +122,12 @@ typedef struct sla2_qkv {
   const sla2_tensor *v; /**< as k */
 } sla2_qkv;
 
-/** Set struct_size and NULL tensors. @return SLA2_OK | SLA2_E_ARGUMENT. @since 0.1 */
+/** Set struct_size and NULL tensors. @return SLA2_OK | SLA2_E_ARGUMENT (NULL, impossible size). Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_qkv_init(sla2_qkv *qkv, uint32_t size);
 
 /** out = attention(q, k, v); synchronous on the CPU. Allocates nothing; the same bits for any number of threads.
- *  @param exec             NULL: all CPUs of this process
- *  @param workspace        at least sla2_attention_workspace_size() bytes, 64-byte aligned; scratch, not kept
+ *  @param exec             NULL: all CPUs of this process; with its `run`, on the host's threads
+ *  @param workspace        at least sla2_attention_workspace_size() bytes, 64-byte aligned (checked); scratch, not kept
  *  @param out              shape and element type of q; strides of its own; overlaps neither inputs nor workspace
  *  @return SLA2_OK | SLA2_E_ARGUMENT (NULL, shape, strides, alignment, overlap, workspace) | SLA2_E_VERSION |
  *          SLA2_E_UNSUPPORTED (element type, device). On failure `out` is untouched.
@@ -133,12 +136,12 @@ SLA2_API sla2_status sla2_attention_forward(sla2_attention *plan, const sla2_exe
                                             uint64_t workspace_bytes, sla2_tensor *out);
 
 /** T_m, T_n and the most blocks a row of a list can hold, for lists and masks of this plan. Any pointer may be NULL.
- *  @return SLA2_OK | SLA2_E_ARGUMENT. @since 0.1 */
+ *  @return SLA2_OK | SLA2_E_ARGUMENT (NULL plan). Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_attention_blocks(const sla2_attention *plan, int64_t *query_blocks, int64_t *key_blocks,
                                            int64_t *max_kept);
 
 /** Which key blocks each query block keeps, ascending; rows ordered [B,H,T_m]. Full attention and a soft mask keep all,
- *  LINEAR_ONLY none. Memory is yours; entries past a row's count are neither read nor written. */
+ *  LINEAR_ONLY none. Memory is yours; entries past a row's count are neither read nor written. @since 0.1 */
 typedef struct sla2_block_list {
   uint32_t struct_size;
   uint32_t reserved; /**< 0 */
@@ -147,11 +150,11 @@ typedef struct sla2_block_list {
   int64_t capacity;  /**< where the library writes at least max_kept of sla2_attention_blocks() */
 } sla2_block_list;
 
-/** Set struct_size and zeros. @return SLA2_OK | SLA2_E_ARGUMENT. @since 0.1 */
+/** Set struct_size and zeros. @return SLA2_OK | SLA2_E_ARGUMENT (NULL, impossible size). Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_block_list_init(sla2_block_list *list, uint32_t size);
 
 /** What a layer learned and what a call is told; NULL members take the default named. Tensors are contiguous fp32 unless said
- *  otherwise. A member that the plan's mode or router would not read is refused: it would be a mistake unnoticed. */
+ *  otherwise. A member that the plan's mode or router would not read is refused: it would be a mistake unnoticed. @since 0.1 */
 typedef struct sla2_attention_params {
   uint32_t struct_size;
   uint32_t reserved;            /**< 0 */
@@ -166,10 +169,10 @@ typedef struct sla2_attention_params {
   const sla2_tensor *given_mask; /**< uint8 or bool [B,H,T_m,T_n], not 0 keeps, at least one per row */
 } sla2_attention_params;
 
-/** Set struct_size and NULL members. @return SLA2_OK | SLA2_E_ARGUMENT. @since 0.1 */
+/** Set struct_size and NULL members. @return SLA2_OK | SLA2_E_ARGUMENT (NULL, impossible size). Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_attention_params_init(sla2_attention_params *params, uint32_t size);
 
-/** Full attention on some query blocks beside what was returned: what sparsity costs on this input. */
+/** Full attention on some query blocks beside what was returned: what sparsity costs on this input. @since 0.1 */
 typedef struct sla2_attention_probe {
   uint32_t struct_size;
   uint32_t reserved;  /**< 0 */
@@ -179,10 +182,10 @@ typedef struct sla2_attention_probe {
   int64_t blocks;     /**< out: query blocks probed */
 } sla2_attention_probe;
 
-/** Set struct_size and zeros. @return SLA2_OK | SLA2_E_ARGUMENT. @since 0.1 */
+/** Set struct_size and zeros. @return SLA2_OK | SLA2_E_ARGUMENT (NULL, impossible size). Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_attention_probe_init(sla2_attention_probe *probe, uint32_t size);
 
-/** Where results go; everything but out may be NULL. Memory is yours and overlaps nothing else of the call. */
+/** Where results go; everything but out may be NULL. Memory is yours and overlaps nothing else of the call. @since 0.1 */
 typedef struct sla2_attention_outputs {
   uint32_t struct_size;
   uint32_t reserved;           /**< 0 */
@@ -193,7 +196,7 @@ typedef struct sla2_attention_outputs {
   sla2_attention_probe *probe; /**< costs its fraction of a full call */
 } sla2_attention_outputs;
 
-/** Set struct_size and NULL members. @return SLA2_OK | SLA2_E_ARGUMENT. @since 0.1 */
+/** Set struct_size and NULL members. @return SLA2_OK | SLA2_E_ARGUMENT (NULL, impossible size). Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_attention_outputs_init(sla2_attention_outputs *outputs, uint32_t size);
 
 /** sla2_attention_forward() with learned tensors and further outputs. @param params NULL: all defaults.
@@ -208,7 +211,7 @@ SLA2_API sla2_status sla2_attention_route(sla2_attention *plan, const sla2_exec 
                                           const sla2_attention_params *params, void *workspace, uint64_t workspace_bytes,
                                           sla2_block_list *list);
 
-/** The gradient of the loss by out, and what the forward call returned. */
+/** The gradient of the loss by out, and what the forward call returned. @since 0.1 */
 typedef struct sla2_attention_saved {
   uint32_t struct_size;
   uint32_t reserved;           /**< 0 */
@@ -218,11 +221,11 @@ typedef struct sla2_attention_saved {
   const sla2_block_list *list; /**< required unless every block is kept or the mask is soft */
 } sla2_attention_saved;
 
-/** Set struct_size and NULL members. @return SLA2_OK | SLA2_E_ARGUMENT. @since 0.1 */
+/** Set struct_size and NULL members. @return SLA2_OK | SLA2_E_ARGUMENT (NULL, impossible size). Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_attention_saved_init(sla2_attention_saved *saved, uint32_t size);
 
 /** Where gradients go; NULL: not wanted. q, k, v and gate have the shapes of their inputs and element types of their own;
- *  the others are contiguous fp32 in the shapes of sla2_attention_params. Overwritten. */
+ *  the others are contiguous fp32 in the shapes of sla2_attention_params. Overwritten. @since 0.1 */
 typedef struct sla2_attention_grads {
   uint32_t struct_size;
   uint32_t reserved; /**< 0 */
@@ -230,10 +233,10 @@ typedef struct sla2_attention_grads {
   sla2_tensor *router_q, *router_k, *mix, *proj, *proj_bias, *gate;
 } sla2_attention_grads;
 
-/** Set struct_size and NULL members. @return SLA2_OK | SLA2_E_ARGUMENT. @since 0.1 */
+/** Set struct_size and NULL members. @return SLA2_OK | SLA2_E_ARGUMENT (NULL, impossible size). Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_attention_grads_init(sla2_attention_grads *grads, uint32_t size);
 
-/** Bytes of scratch one backward call needs. @return SLA2_OK | SLA2_E_ARGUMENT. @since 0.1 */
+/** Bytes of scratch one backward call needs; constant for a plan. @return SLA2_OK | SLA2_E_ARGUMENT (NULL). Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_attention_backward_workspace_size(const sla2_attention *plan, uint64_t *bytes);
 
 /** Gradients of sla2_attention_run() with the same qkv and params; the same bits for any number of threads.
@@ -260,7 +263,7 @@ SLA2_API sla2_status sla2_token_order(int32_t kind, int64_t frames, int64_t heig
  *  then undefined). Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_token_order_invert(const int32_t *order, int64_t count, int32_t *inverse);
 
-/** Facts about a plan and its last forward or route call. */
+/** Facts about a plan and its last forward or route call. @since 0.1 */
 typedef struct sla2_attention_stats {
   uint32_t struct_size;
   int32_t mode_used;        /**< SLA2_MODE_* that runs: a sparse mode with every block kept, or few tokens, runs as FULL */
@@ -270,10 +273,11 @@ typedef struct sla2_attention_stats {
   double mean_linear_weight; /**< SLA2: mean of 1 − a over rows */
 } sla2_attention_stats;
 
-/** Set struct_size and zeros. @return SLA2_OK | SLA2_E_ARGUMENT. @since 0.1 */
+/** Set struct_size and zeros. @return SLA2_OK | SLA2_E_ARGUMENT (NULL, impossible size). Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_attention_stats_init(sla2_attention_stats *stats, uint32_t size);
 
-/** @return SLA2_OK | SLA2_E_ARGUMENT. One thread at a time per plan. @since 0.1 */
+/** Fill a struct from sla2_attention_stats_init(). @return SLA2_OK | SLA2_E_ARGUMENT (NULL). One thread at a time per plan.
+ *  @since 0.1 */
 SLA2_API sla2_status sla2_attention_get_stats(const sla2_attention *plan, sla2_attention_stats *stats);
 
 #ifdef __cplusplus

@@ -7,7 +7,7 @@
  *      #include <sla2/dlpack.h>
  *
  *  Without it this file declares nothing. Views are borrowed both ways: nobody's deleter is called, and the owner keeps
- *  the memory alive while the view is used.
+ *  the memory alive while the view is used. No alignment is promised here: calls check that of the data they are given (16 bytes).
  */
 #ifndef SLA2_DLPACK_H
 #define SLA2_DLPACK_H
@@ -17,8 +17,9 @@
 #if defined(DLPACK_VERSION) || defined(DLPACK_MAJOR_VERSION)
 
 /** View of a DLTensor. Strides that are NULL mean contiguous, as in DLPack before version 1.2.
- *  @return SLA2_OK | SLA2_E_ARGUMENT (NULL, or ndim over SLA2_TENSOR_MAX_DIMS) | SLA2_E_UNSUPPORTED (lanes, element type
- *  or device that sla2_tensor cannot name); `tensor` is untouched unless SLA2_OK. */
+ *  @return SLA2_OK | SLA2_E_ARGUMENT (NULL, ndim not 1 to SLA2_TENSOR_MAX_DIMS, extents below 0 or of more than 2^63 elements) |
+ *  SLA2_E_UNSUPPORTED (lanes, element type or device that sla2_tensor cannot name); `tensor` is untouched unless SLA2_OK, and
+ *  sla2_last_error() is not set. One thread at a time per view. @since 0.1 */
 static inline sla2_status sla2_tensor_from_dltensor(sla2_tensor* tensor, const DLTensor* source) {
   sla2_tensor view;
   int64_t step = 1;
@@ -44,6 +45,7 @@ static inline sla2_status sla2_tensor_from_dltensor(sla2_tensor* tensor, const D
   for (axis = source->ndim - 1; axis >= 0; --axis) {
     view.shape[axis] = source->shape[axis];
     view.strides[axis] = source->strides != NULL ? source->strides[axis] : step;
+    if (source->shape[axis] < 0 || (source->shape[axis] > 0 && step > INT64_MAX / source->shape[axis])) return SLA2_E_ARGUMENT;
     step *= source->shape[axis];
   }
   *tensor = view;
@@ -53,7 +55,7 @@ static inline sla2_status sla2_tensor_from_dltensor(sla2_tensor* tensor, const D
 #if defined(DLPACK_MAJOR_VERSION) && DLPACK_MAJOR_VERSION >= 1
 /** View of a DLManagedTensorVersioned (what numpy and PyTorch hand out). `written`: nonzero if the library will write it.
  *  @return as sla2_tensor_from_dltensor(), and SLA2_E_VERSION (another major version of DLPack), SLA2_E_ARGUMENT (written,
- *  but flagged read-only). */
+ *  but flagged read-only). One thread at a time per view. @since 0.1 */
 static inline sla2_status sla2_tensor_from_dlpack(sla2_tensor* tensor, const DLManagedTensorVersioned* source, int written) {
   if (source == NULL) return SLA2_E_ARGUMENT;
   if (source->version.major != DLPACK_MAJOR_VERSION) return SLA2_E_VERSION;
@@ -63,7 +65,7 @@ static inline sla2_status sla2_tensor_from_dlpack(sla2_tensor* tensor, const DLM
 #endif
 
 /** DLTensor view of a sla2_tensor; shape and strides point into `tensor`, which must outlive the view.
- *  @return SLA2_OK | SLA2_E_ARGUMENT */
+ *  @return SLA2_OK | SLA2_E_ARGUMENT (NULL, ndim not 1 to SLA2_TENSOR_MAX_DIMS). One thread at a time per view. @since 0.1 */
 static inline sla2_status sla2_tensor_to_dltensor(sla2_tensor* tensor, DLTensor* target) {
   if (tensor == NULL || target == NULL || tensor->ndim < 1 || tensor->ndim > SLA2_TENSOR_MAX_DIMS) return SLA2_E_ARGUMENT;
   target->data = tensor->data;

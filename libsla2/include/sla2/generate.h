@@ -17,28 +17,43 @@
 extern "C" {
 #endif
 
-typedef struct sla2_model sla2_model; /**< immutable, ref-counted: share freely between threads */
-typedef struct sla2_job sla2_job;     /**< cancel: any thread; the rest: one thread at a time */
+/** Files of a model, opened and checked against each other. Immutable, ref-counted: share freely between threads. @since 0.1 */
+typedef struct sla2_model sla2_model;
+
+/** One clip in the making. Cancel, request_checkpoint, report and memory_plan: any thread; wait and destroy: one thread at a time.
+ *  @since 0.1 */
+typedef struct sla2_job sla2_job;
 
 /** Say what a weights file, router pack, folder, sharded index, latent or checkpoint is, from its header alone (a pack's digest is of
  *  the whole file), as a JSON object:
  *  kind, naming, dtype, sizes, "summary" (one sentence), "fits" (what goes with it), "tensors".
- *  Writes at most `capacity` bytes; `needed` (may be NULL) gets the size with terminator.
- *  @return SLA2_OK | SLA2_E_FILE_NOT_FOUND | SLA2_E_FILE_READ | SLA2_E_FILE_FORMAT. Any thread. @since 0.1 */
+ *  Writes at most `capacity` bytes to `buffer` (may be NULL); `needed` (may be NULL) gets the size with terminator.
+ *  @return SLA2_OK (also where the text was cut: compare `needed`) | SLA2_E_ARGUMENT (NULL path) | SLA2_E_FILE_NOT_FOUND |
+ *  SLA2_E_FILE_READ | SLA2_E_FILE_FORMAT. Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_file_info(const char *path, char *buffer, uint64_t capacity, uint64_t *needed);
 
 /** Open a model: a folder with model.json, a diffusers folder, or a DiT file (then "vae" and "text_encoder" in `params`
  *  name the other files). Headers are checked against each other here; weights are loaded when a job needs them.
- *  params: NULL or values of the group "Model" (vae, text_encoder, tokenizer).
- *  @return SLA2_OK | SLA2_E_FILE_* | SLA2_E_MODEL_MISMATCH | SLA2_E_MEMORY. @since 0.1 */
+ *  @param params      NULL or values of the group "Model" (vae, text_encoder, tokenizer); copied
+ *  @param[out] model  one reference, yours: drop it with sla2_model_close()
+ *  @return SLA2_OK | SLA2_E_ARGUMENT (NULL) | SLA2_E_FILE_* | SLA2_E_MODEL_MISMATCH | SLA2_E_MEMORY. Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_model_open(const char *path, const sla2_params *params, sla2_model **model);
+
+/** One more reference, to be dropped with a sla2_model_close() of its own; NULL is fine. Any thread that holds one. @since 0.1 */
 SLA2_API void sla2_model_retain(sla2_model *model);
-SLA2_API void sla2_model_close(sla2_model *model); /**< drops one reference; NULL is fine */
-/** Sizes, files, defaults and digests as JSON. @return bytes needed with terminator. @since 0.1 */
+
+/** Drop one reference; the last closes the files. NULL is fine. Jobs keep what they need: a model may be closed while they run. Any
+ *  thread. @since 0.1 */
+SLA2_API void sla2_model_close(sla2_model *model);
+
+/** Sizes, files, defaults and digests as JSON into `buffer` (may be NULL), at most `capacity` bytes, terminated where capacity > 0.
+ *  @return bytes needed with terminator; 0 on failure. Any thread. @since 0.1 */
 SLA2_API uint64_t sla2_model_describe(const sla2_model *model, char *buffer, uint64_t capacity);
 
+/** What a job is doing; they come in the order text, load, sample, decode, done. */
 enum { SLA2_PHASE_LOAD = 1, SLA2_PHASE_TEXT = 2, SLA2_PHASE_SAMPLE = 3, SLA2_PHASE_DECODE = 4, SLA2_PHASE_DONE = 5 };
 
+/** Where a job stands. Written by the library; valid during the callback. @since 0.1 */
 typedef struct sla2_progress {
   uint32_t struct_size;
   int32_t phase;            /**< SLA2_PHASE_* */
@@ -49,64 +64,80 @@ typedef struct sla2_progress {
   const char *message;      /**< "" or a line for people, such as a fallback; valid during the call */
 } sla2_progress;
 
-/** A picture or run of frames: RGB, 8 bits, rows from the top; valid during the call. */
+/** A picture or run of frames: RGB, 8 bits, rows from the top. Written by the library; valid during the callback. @since 0.1 */
 typedef struct sla2_frames {
   uint32_t struct_size;
-  int32_t width, height;
+  int32_t width, height;    /**< pixels */
   int32_t first;            /**< index of the first frame */
-  int32_t count;
+  int32_t count;            /**< frames here */
   int32_t total;            /**< frames of the whole clip */
   const uint8_t *rgb;       /**< count · height · row_bytes */
-  int64_t row_bytes;
-  double fps;
+  int64_t row_bytes;        /**< from one row to the next */
+  double fps;               /**< frames per second */
 } sla2_frames;
 
-/** All called on the job's thread, one at a time, with no lock held. From inside, sla2_job_cancel() is allowed.
- *  A NULL member is skipped. */
+/** What a job tells. All are called on the job's own thread, one at a time, with no lock held. From inside, sla2_job_cancel(),
+ *  sla2_job_request_checkpoint(), sla2_job_report() and whatever belongs to other handles may be called; sla2_job_wait() on this job
+ *  is SLA2_E_STATE, and sla2_job_destroy() only cancels it: both wait for that thread. They must return: no exception, no longjmp.
+ *  The first may come before sla2_job_create() has written the handle. A NULL member is skipped. @since 0.1 */
 typedef struct sla2_job_callbacks {
   uint32_t struct_size;
-  uint32_t reserved;
-  void *user;
-  void (*on_progress)(void *user, const sla2_progress *progress);
+  uint32_t reserved; /**< 0 */
+  void *user;        /**< first argument of each; kept until the job is destroyed, not touched */
+  void (*on_progress)(void *user, const sla2_progress *progress); /**< informs only */
   void (*on_preview)(void *user, const sla2_frames *frames, int32_t step); /**< rough pictures of the predicted clip */
   /** Final frames, in order, as they are decoded. Return SLA2_OK, or an error status to stop the job with it. */
   sla2_status (*on_frames)(void *user, const sla2_frames *frames);
 } sla2_job_callbacks;
 
+/** Set struct_size and NULL members. @return SLA2_OK | SLA2_E_ARGUMENT (NULL, impossible size). Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_job_callbacks_init(sla2_job_callbacks *callbacks, uint32_t size);
 
 /** Check the parameters, make the memory plan and start working on a new thread. params and callbacks are copied.
  *  With params "checkpoint" = PATH the job writes its state there every checkpoint_every steps, when cancelled, and
  *  before decoding.
- *  @return SLA2_OK | SLA2_E_ARGUMENT | SLA2_E_MEMORY (plan and remedy in the text) | SLA2_E_MODEL_MISMATCH. @since 0.1 */
+ *  @param params     NULL: all defaults
+ *  @param callbacks  NULL: none
+ *  @param[out] job   yours, freed with sla2_job_destroy(); it holds the model
+ *  @return SLA2_OK | SLA2_E_ARGUMENT | SLA2_E_VERSION | SLA2_E_FILE_* | SLA2_E_MEMORY (plan and remedy in the text) |
+ *  SLA2_E_MODEL_MISMATCH | SLA2_E_DEVICE. Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_job_create(sla2_model *model, const sla2_params *params, const sla2_job_callbacks *callbacks, sla2_job **job);
 
 /** Go on from a checkpoint; bit-identical to an uninterrupted run on the same machine. `params` may change only
  *  "threads", "checkpoint", preview settings and where files lie ("pack" among them: its digest must be the same); NULL: as saved.
- *  @return as sla2_job_create, or SLA2_E_FILE_* | SLA2_E_MODEL_MISMATCH (other weights, another router pack). @since 0.1 */
+ *  @return as sla2_job_create(), or SLA2_E_FILE_* (of the checkpoint) | SLA2_E_MODEL_MISMATCH (other weights, another router pack).
+ *  Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_job_resume(sla2_model *model, const char *checkpoint, const sla2_params *params,
                                      const sla2_job_callbacks *callbacks, sla2_job **job);
 
-/** The values saved in a checkpoint, model path included ("model"). Destroy the result. @since 0.1 */
+/** The values saved in a checkpoint, model path included ("model"). @param[out] params  yours, freed with sla2_params_destroy()
+ *  @return SLA2_OK | SLA2_E_ARGUMENT (NULL) | SLA2_E_FILE_*. Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_checkpoint_params(const char *checkpoint, sla2_params **params);
 
-/** Ask the job to stop; it does so within one DiT block and leaves its checkpoint. Any thread, also in a callback. @since 0.1 */
+/** Ask the job to stop; it does so within one DiT block and leaves its checkpoint. Does not wait; NULL is fine. Any thread, also in a
+ *  callback, until the job is destroyed. @since 0.1 */
 SLA2_API void sla2_job_cancel(sla2_job *job);
 
-/** Write the checkpoint after the current step without stopping (for SIGTERM handlers use cancel). Any thread. @since 0.1 */
+/** Write the checkpoint after the current step without stopping (for SIGTERM handlers use cancel). Does not wait; NULL is fine. Any
+ *  thread, also in a callback, until the job is destroyed. @since 0.1 */
 SLA2_API void sla2_job_request_checkpoint(sla2_job *job);
 
-/** Block until the job ends. @return its status: SLA2_OK | SLA2_E_CANCELLED | SLA2_E_NUMERIC | … ; text in sla2_last_error(). @since 0.1 */
+/** Block until the job ends; then, and in every later call, say how. One thread at a time per job.
+ *  @return its status: SLA2_OK | SLA2_E_CANCELLED | SLA2_E_NUMERIC | SLA2_E_MEMORY | … ; text in sla2_last_error();
+ *  SLA2_E_ARGUMENT (NULL) | SLA2_E_STATE (in one of its callbacks). @since 0.1 */
 SLA2_API sla2_status sla2_job_wait(sla2_job *job);
 
-/** The run report as JSON: settings as resolved, sigmas, seconds per phase, achieved sparsity per layer, fallbacks,
- *  memory planned and peak, digests, version. Complete after the job ended. @return bytes needed with terminator. @since 0.1 */
+/** The run report as JSON into `buffer` (may be NULL), at most `capacity` bytes, terminated where capacity > 0: settings as resolved,
+ *  sigmas, seconds per phase, achieved sparsity per layer, fallbacks, memory planned and peak, digests, version. Complete after the
+ *  job ended; it may grow between two calls. @return bytes needed with terminator; 0 on failure. Any thread. @since 0.1 */
 SLA2_API uint64_t sla2_job_report(const sla2_job *job, char *buffer, uint64_t capacity);
 
-/** The memory plan of the job as text, one line per buffer. @return bytes needed with terminator. @since 0.1 */
+/** The memory plan of the job as text, one line per buffer, into `buffer` (may be NULL), at most `capacity` bytes, terminated where
+ *  capacity > 0. @return bytes needed with terminator; 0 on failure. Any thread. @since 0.1 */
 SLA2_API uint64_t sla2_job_memory_plan(const sla2_job *job, char *buffer, uint64_t capacity);
 
-/** Cancels if running, waits, frees. NULL is fine. */
+/** Cancels if running, waits, frees. NULL is fine. In one of its callbacks it only cancels: destroy it from another thread. One
+ *  thread at a time per job. @since 0.1 */
 SLA2_API void sla2_job_destroy(sla2_job *job);
 
 #ifdef __cplusplus

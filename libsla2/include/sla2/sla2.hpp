@@ -55,6 +55,7 @@ std::string read_text(Call&& call) {
   }
 }
 
+/// Frees a handle of the C door.
 template <typename Handle, void (*Destroy)(Handle*)>
 struct Deleter {
   void operator()(Handle* handle) const noexcept { Destroy(handle); }
@@ -64,10 +65,12 @@ using Owner = std::unique_ptr<Handle, Deleter<Handle, Destroy>>;
 
 }  // namespace detail
 
+/// sla2_system_info() as text.
 [[nodiscard]] inline std::string system_info() {
   return detail::read_text([](char* buffer, std::uint64_t capacity) { return sla2_system_info(buffer, capacity); });
 }
 
+/// sla2_file_info() as text.
 [[nodiscard]] inline std::string file_info(const std::string& path) {
   return detail::read_text([&](char* buffer, std::uint64_t capacity) {
     std::uint64_t needed = 0;
@@ -235,9 +238,16 @@ struct Callbacks {
   std::function<sla2_status(const sla2_frames&)> on_frames;
 };
 
-/// A running generation. The destructor cancels and waits.
+/// A running generation. The destructor cancels and waits; so does assigning another job to it.
 class Job {
  public:
+  Job(Job&&) noexcept = default;
+  Job& operator=(Job&& other) noexcept {
+    handle_ = std::move(other.handle_);  // waits for the job that was here, whose callbacks are still there
+    shared_ = std::move(other.shared_);
+    return *this;
+  }
+  ~Job() = default;
   Job(const Model& model, const Params& params, Callbacks callbacks = {}) : shared_(std::make_unique<Shared>()) {
     const sla2_job_callbacks c = wrap(std::move(callbacks));
     sla2_job* made = nullptr;

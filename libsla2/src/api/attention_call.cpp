@@ -21,6 +21,9 @@ sla2_exec read_exec(const sla2_exec* exec, const Where& where) {
              SLA2_E_UNSUPPORTED,
              "sla2_exec: device type {}, device {}; the plan runs on device type {}, device {}; a stream goes with CUDA alone",
              e.device_type, e.device_id, where.device_type, where.device_id);
+  SLA2_CHECK(cpu || e.run == nullptr, SLA2_E_UNSUPPORTED,
+             "sla2_exec: `run` is set; the plan runs on device {}, which takes no threads of the host: set it to NULL",
+             where.device_id);
   SLA2_CHECK(e.threads >= 0, SLA2_E_ARGUMENT, "sla2_exec: threads is {}; expected 0 (all) or more", e.threads);
   return e;
 }

@@ -18,15 +18,17 @@ struct sla2_attention {
 
 namespace sla2::api {
 
-/// Threads of this call; what the calling thread had comes back afterwards. On a GPU: its stream instead.
+/// Threads of this call, the host's where it gives some; what the calling thread had comes back afterwards. On a GPU: its stream
+/// instead.
 class ThreadScope {
  public:
   ThreadScope(const sla2_exec* exec, const sla2_attention& plan);
   [[nodiscard]] void* stream() const { return stream_; }
 
  private:
-  explicit ThreadScope(const sla2_exec& exec) : threads_(exec.threads), stream_(exec.stream) {}
+  explicit ThreadScope(const sla2_exec& exec) : threads_(exec.threads), host_(exec.run, exec.run_user), stream_(exec.stream) {}
   ThreadCountScope threads_;
+  HostThreadsScope host_;
   void* stream_ = nullptr;
 };
 

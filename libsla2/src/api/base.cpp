@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// base.h: version, status names, error text, log sink, what this machine offers.
+// base.h: version, status names, error text, log sink, allocator, what this machine offers.
 #include <sla2/base.h>
 #include <utf8proc.h>
 
@@ -7,6 +7,8 @@
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include "api/guard.h"
+#include "api/struct_size.h"
+#include "core/allocator.h"
 #include "core/caps.h"
 #include "core/log.h"
 #include "core/threads.h"
@@ -17,14 +19,13 @@
 
 namespace {
 
-/// Equal to the SONAME: changes only when something breaks.
-constexpr uint32_t kAbiVersion = 0;
+constexpr const char* kAllocatorName = "sla2_allocator";
 
 std::string system_info_json() {
   const dnnl_version_t* dnn = dnnl_version();
   nlohmann::ordered_json info;
   info["version"] = sla2_version();
-  info["abi_version"] = kAbiVersion;
+  info["abi_version"] = SLA2_ABI_VERSION;
   info["cpu"] = sla2::cpu_name();
   info["isa"] = sla2::isa_name(sla2::active_isa());
   info["fast_bf16"] = sla2::has_fast_bf16();
@@ -58,7 +59,7 @@ const char* sla2_version(void) {
   return SLA2_TEXT(SLA2_VERSION_MAJOR) "." SLA2_TEXT(SLA2_VERSION_MINOR) "." SLA2_TEXT(SLA2_VERSION_PATCH);
 }
 
-uint32_t sla2_abi_version(void) { return kAbiVersion; }
+uint32_t sla2_abi_version(void) { return SLA2_ABI_VERSION; }
 
 const char* sla2_status_name(sla2_status status) {
   switch (status) {
@@ -87,6 +88,24 @@ const char* sla2_status_name(sla2_status status) {
 const char* sla2_last_error(void) { return sla2::api::last_error(); }
 
 void sla2_log_set(sla2_log_fn sink, void* user) { sla2::set_log_sink(sink, user); }
+
+sla2_status sla2_allocator_init(sla2_allocator* allocator, uint32_t size) {
+  return sla2::api::guard([&] { sla2::api::init_struct(allocator, size, sla2_allocator{}, kAllocatorName); });
+}
+
+sla2_status sla2_allocator_set(const sla2_allocator* allocator) {
+  return sla2::api::guard([&] {
+    sla2_allocator own{};
+    if (allocator != nullptr) {
+      own = sla2::api::read_struct(allocator, sla2_allocator{}, kAllocatorName);
+      SLA2_CHECK(own.allocate != nullptr && own.release != nullptr, SLA2_E_ARGUMENT,
+                 "sla2_allocator_set: `{}` is NULL; give both functions, or pass NULL for the default allocator",
+                 own.allocate == nullptr ? "allocate" : "release");
+      SLA2_CHECK(own.reserved == 0, SLA2_E_VERSION, "sla2_allocator: `reserved` is {}; expected 0", own.reserved);
+    }
+    sla2::set_host_allocator(own);
+  });
+}
 
 uint64_t sla2_system_info(char* buffer, uint64_t capacity) { return sla2::api::guard_text(buffer, capacity, system_info_json); }
 

@@ -55,6 +55,7 @@ pipeline::Callbacks wrap_callbacks(const sla2_job_callbacks* given) {
   pipeline::Callbacks callbacks;
   if (given == nullptr) return callbacks;
   const sla2_job_callbacks c = sla2::api::read_struct(given, sla2_job_callbacks{}, kCallbacksName);
+  SLA2_CHECK(c.reserved == 0, SLA2_E_VERSION, "{}: `reserved` is {}; expected 0", kCallbacksName, c.reserved);
   if (c.on_progress != nullptr) {
     callbacks.on_progress = [c](const pipeline::Progress& progress) {
       sla2_progress out{};
@@ -172,7 +173,10 @@ void sla2_job_request_checkpoint(sla2_job* job) {
 
 sla2_status sla2_job_wait(sla2_job* job) {
   return guard([&] {
-    const pipeline::Outcome& outcome = required(job, "sla2_job_wait", "job").job->wait();
+    pipeline::Job& handle = *required(job, "sla2_job_wait", "job").job;
+    SLA2_CHECK(!handle.runs_here(), SLA2_E_STATE,
+               "sla2_job_wait: called in a callback of the job itself; expected another thread. Return, and wait there");
+    const pipeline::Outcome& outcome = handle.wait();
     if (outcome.status != SLA2_OK) sla2::fail(outcome.status, "{}", outcome.text);
   });
 }
@@ -185,6 +189,9 @@ uint64_t sla2_job_memory_plan(const sla2_job* job, char* buffer, uint64_t capaci
   return guard_text(buffer, capacity, [&] { return required(job, "sla2_job_memory_plan", "job").job->memory_plan(); });
 }
 
-void sla2_job_destroy(sla2_job* job) { delete job; }
+void sla2_job_destroy(sla2_job* job) {
+  if (job != nullptr && job->job->runs_here()) return job->job->cancel();  // its own thread would wait for itself
+  delete job;
+}
 
 }  // extern "C"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The door of core: what every other room may use.
 #pragma once
+#include "core/allocator.h"
 #include "core/arena.h"
 #include "core/arithmetic.h"
 #include "core/cancel.h"

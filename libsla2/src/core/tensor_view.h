@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // TensorView: a non-owning, strided window on elements; rank is part of the type, strides count elements.
-// AlignedBuffer: owning, 64-byte aligned, uninitialised storage for plain element types.
+// AlignedBuffer: owning, 64-byte aligned, uninitialised storage for plain element types, from core/allocator.h.
 #pragma once
 #include <array>
 #include <cassert>
@@ -11,7 +11,7 @@
 #include <span>
 #include <utility>
 
-#include "core/pages.h"
+#include "core/allocator.h"
 
 namespace sla2 {
 
@@ -58,13 +58,10 @@ class AlignedBuffer {
   static_assert(std::is_trivially_copyable_v<T>, "plain elements only");
 
  public:
-  static constexpr size_t kAlignment = 64;  // one cache line, one AVX-512 register
+  static constexpr size_t kAlignment = kBufferAlignment;
   AlignedBuffer() = default;
-  explicit AlignedBuffer(size_t count)
-      : data_(count == 0 ? nullptr : static_cast<T*>(::operator new (count * sizeof(T), std::align_val_t{kAlignment}))),
-        count_(count) {
-    advise_huge_pages(data_, count * sizeof(T));
-  }
+  /// Throws SLA2_E_MEMORY.
+  explicit AlignedBuffer(size_t count) : data_(static_cast<T*>(allocate_buffer(count, sizeof(T)))), count_(count) {}
   AlignedBuffer(AlignedBuffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), count_(std::exchange(other.count_, 0)) {}
   AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {
@@ -74,7 +71,7 @@ class AlignedBuffer {
   }
   AlignedBuffer(const AlignedBuffer&) = delete;
   AlignedBuffer& operator=(const AlignedBuffer&) = delete;
-  ~AlignedBuffer() { ::operator delete (data_, std::align_val_t{kAlignment}); }
+  ~AlignedBuffer() { release_buffer(data_, count_ * sizeof(T)); }
 
   [[nodiscard]] T* data() noexcept { return data_; }
   [[nodiscard]] const T* data() const noexcept { return data_; }

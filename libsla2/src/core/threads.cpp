@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/caps.h"
+#include "core/error.h"
 
 #ifdef SLA2_THREADS_OPENMP
 #include <omp.h>
@@ -19,6 +20,8 @@ namespace sla2 {
 
 namespace {
 thread_local int t_count = 0;
+thread_local sla2_run_fn t_host_run = nullptr;
+thread_local void* t_host_user = nullptr;
 
 /// In a forked child OpenMP's pool is a list of threads that are not there, and waiting for them never ends: such a process works
 /// on the thread that calls. Results do not depend on it.
@@ -26,6 +29,33 @@ std::atomic<bool> g_forked{false};
 #if defined(__unix__)
 [[maybe_unused]] const int g_watching = pthread_atfork(nullptr, nullptr, [] { g_forked = true; });
 #endif
+
+/// One parallel_for() on a host's threads: what its tasks find through `arg`.
+struct HostLoop {
+  const std::function<void(int64_t, int)>& body;
+  int64_t count;
+  int workers;
+  std::atomic<int64_t> done{0};
+};
+
+/// A task that is none of the loop's is not run: it would work on memory that is not there.
+void run_task(void* arg, int64_t index, int32_t worker) noexcept {
+  auto& loop = *static_cast<HostLoop*>(arg);
+  if (index < 0 || index >= loop.count || worker < 0 || worker >= loop.workers) return;
+  const ThreadCountScope one(1);  // inside a task nothing is shared out again
+  loop.body(index, worker);
+  loop.done.fetch_add(1);
+}
+
+void run_on_host(int64_t count, int workers, const std::function<void(int64_t, int)>& body) {
+  HostLoop loop{body, count, workers};
+  t_host_run(t_host_user, run_task, &loop, count, workers);
+  const int64_t done = loop.done;
+  SLA2_CHECK(
+      done == count, SLA2_E_ARGUMENT,
+      "sla2_exec.run: {} tasks ran; expected {}, each index below it once, with a worker below {}. The outputs are undefined",
+      done, count, workers);
+}
 }  // namespace
 
 void set_thread_count(int count) noexcept {
@@ -54,12 +84,23 @@ ThreadCountScope::~ThreadCountScope() {
 #endif
 }
 
+HostThreadsScope::HostThreadsScope(sla2_run_fn run, void* user) noexcept : run_(t_host_run), user_(t_host_user) {
+  t_host_run = run;
+  t_host_user = user;
+}
+
+HostThreadsScope::~HostThreadsScope() {
+  t_host_run = run_;
+  t_host_user = user_;
+}
+
 void parallel_for(int64_t count, const std::function<void(int64_t, int)>& body) {
   const int threads = static_cast<int>(std::min<int64_t>(thread_count(), count));
   if (threads <= 1) {
     for (int64_t i = 0; i < count; ++i) body(i, 0);
     return;
   }
+  if (t_host_run != nullptr) return run_on_host(count, threads, body);
 #ifdef SLA2_THREADS_OPENMP
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t i = 0; i < count; ++i) body(i, omp_get_thread_num());

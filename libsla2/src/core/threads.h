@@ -3,6 +3,8 @@
 // would fight. Under TSan (SLA2_THREADS=std) plain threads take its place.
 // Work is cut into fixed parts, so a result never depends on the number of threads.
 #pragma once
+#include <sla2/tensor.h>
+
 #include <cstdint>
 #include <functional>
 
@@ -25,8 +27,22 @@ class ThreadCountScope {
   int count_, openmp_ = 0;
 };
 
+/// parallel_for() of this thread runs on the host's threads while it lives (sla2_exec.run); a null `run` on the library's own.
+class HostThreadsScope {
+ public:
+  HostThreadsScope(sla2_run_fn run, void* user) noexcept;
+  ~HostThreadsScope();
+  HostThreadsScope(const HostThreadsScope&) = delete;
+  HostThreadsScope& operator=(const HostThreadsScope&) = delete;
+
+ private:
+  sla2_run_fn run_;
+  void* user_;
+};
+
 /// Call body(i, worker) for i in [0, count), dynamically scheduled; worker in [0, thread_count()).
 /// The body must not throw and must not depend on the worker except for scratch memory.
+/// Throws SLA2_E_ARGUMENT where a host's threads leave tasks out.
 void parallel_for(int64_t count, const std::function<void(int64_t index, int worker)>& body);
 
 /// Cut [0, count) into ranges of at most `grain` and call body(begin, end, worker).

@@ -54,9 +54,9 @@ PackedLinear::PanelProducts::PanelProducts(int64_t in, int64_t out, const Types&
       const Desc any({in, columns}, types.weight, dnnl::memory::format_tag::any), plain({in, columns}, types.weight, Dims{1, in});
       const auto chosen = for_one_thread([&] { return describe(kMaxRowTile, columns, any); }).weights_desc();
       // oneDNN's memory takes a mutable pointer; the reorder only reads it.
-      dnnl::memory source(plain, engine_, const_cast<std::byte*>(bytes + static_cast<size_t>(column) * row_bytes)),
-          target(chosen, engine_);
-      dnnl::reorder(source, target).execute(stream, source, target);
+      dnnl::memory source(plain, engine_, const_cast<std::byte*>(bytes + static_cast<size_t>(column) * row_bytes));
+      DnnlBuffer target(chosen, engine_);
+      dnnl::reorder(source, target.memory).execute(stream, source, target.memory);
       stream.wait();
       panels_.push_back(std::move(target));
     }
@@ -73,7 +73,7 @@ void PackedLinear::PanelProducts::prepare(int64_t rows, int64_t last_rows) {
         const Key key{count, columns};
         if (products_.contains(key)) continue;
         products_.emplace(key, for_one_thread([&] {
-                            const auto made = describe(count, columns, panels_[panel].get_desc());
+                            const auto made = describe(count, columns, panels_[panel].memory.get_desc());
                             return Product{dnnl::matmul(made), made.src_desc(), made.dst_desc(), made.scratchpad_desc()};
                           }));
       }
@@ -89,7 +89,7 @@ void PackedLinear::PanelProducts::run(const void* x, int64_t rows, int64_t panel
   dnnl::memory source(product.x, engine_, const_cast<void*>(x)), target(product.y, engine_, y);
   dnnl::memory scratch(product.scratch, engine_);
   product.primitive.execute(stream, {{DNNL_ARG_SRC, source},
-                                     {DNNL_ARG_WEIGHTS, panels_[static_cast<size_t>(panel)]},
+                                     {DNNL_ARG_WEIGHTS, panels_[static_cast<size_t>(panel)].memory},
                                      {DNNL_ARG_DST, target},
                                      {DNNL_ARG_SCRATCHPAD, scratch}});
   stream.wait();

@@ -8,6 +8,7 @@
 #include <oneapi/dnnl/dnnl.hpp>
 #include <vector>
 
+#include "kernels/dnnl_buffer.h"
 #include "kernels/packed_linear.h"
 
 namespace sla2::kernels {
@@ -43,7 +44,7 @@ class PackedLinear::PanelProducts {
   int64_t in_, out_;
   Types types_;
   dnnl::engine engine_;
-  std::vector<dnnl::memory> panels_;
+  std::vector<DnnlBuffer> panels_;
   std::map<Key, Product> products_;
 };
 

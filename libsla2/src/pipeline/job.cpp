@@ -2,6 +2,7 @@
 // A job: checked on the caller's thread, run on its own. Resuming is starting with a saved state.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <thread>
 
 #include "pipeline/context.h"
@@ -34,6 +35,7 @@ class RunningJob final : public Job {
     if (thread_.joinable()) thread_.join();
     return outcome_;
   }
+  [[nodiscard]] bool runs_here() const noexcept override { return own_thread_ == std::this_thread::get_id(); }
   [[nodiscard]] std::string report() const override {
     const std::lock_guard lock(context_->record_mutex);
     return report_json(context_->parts(), context_->settings, context_->plan, context_->record);
@@ -43,6 +45,7 @@ class RunningJob final : public Job {
  private:
   /// Exceptions cannot leave a thread, so they become an outcome here; api/ turns it into a status again.
   void run() noexcept {
+    own_thread_ = std::this_thread::get_id();
     try {
       set_thread_count(context_->settings.threads);
       generate(*context_);
@@ -50,7 +53,7 @@ class RunningJob final : public Job {
       outcome_ = {error.status(), error.what()};
     } catch (const std::bad_alloc&) {
       outcome_.status = SLA2_E_MEMORY;
-      outcome_.text = "an allocation failed: out of memory";
+      outcome_.text = "an allocation failed: out of memory. Ask for a smaller clip, or free memory and try again";
     } catch (const std::exception& error) {
       outcome_ = {SLA2_E_INTERNAL, error.what()};
     }
@@ -63,6 +66,7 @@ class RunningJob final : public Job {
 
   std::unique_ptr<JobContext> context_;
   Outcome outcome_;
+  std::atomic<std::thread::id> own_thread_{};  // thread_ itself is not written yet when its first callback comes
   std::thread thread_;
 };
 

@@ -70,6 +70,8 @@ class Job {
   virtual void cancel() noexcept = 0;
   virtual void request_checkpoint() noexcept = 0;
   virtual const Outcome& wait() = 0;
+  /// The calling thread is the job's own, as in its callbacks: it must neither wait for the job nor destroy it.
+  [[nodiscard]] virtual bool runs_here() const noexcept = 0;
   [[nodiscard]] virtual std::string report() const = 0;       ///< JSON
   [[nodiscard]] virtual std::string memory_plan() const = 0;  ///< text
 };

@@ -63,6 +63,7 @@ static int attention_gives_the_mean(void) {
 }
 
 int main(void) {
+  if (sla2_abi_version() != SLA2_ABI_VERSION) return printf("ABI %u, header %u\n", sla2_abi_version(), SLA2_ABI_VERSION), 1;
   sla2_params* params = NULL;
   if (sla2_params_create(&params) != SLA2_OK) return fail("params");
   if (sla2_params_set_text(params, "steps", "20") != SLA2_OK) return fail("steps");

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "kernels/dnnl_buffer.h"
 
 namespace sla2::kernels {
 
@@ -96,8 +97,8 @@ FrameShape ConvGeometry::output(const FrameShape& input) const noexcept {
 struct PackedConv::Impl {
   ConvGeometry geometry;
   int64_t block = 8;
-  memory weights;
-  std::optional<memory> bias;
+  DnnlBuffer weights;
+  std::optional<DnnlBuffer> bias;
   DType products = DType::kF32;
   [[nodiscard]] memory::data_type type() const { return type_of(products); }
 };
@@ -111,14 +112,14 @@ PackedConv::PackedConv(const ConvGeometry& geometry, const float* weights, const
     const memory::desc plain({geometry.out_channels, geometry.in_channels, geometry.kernel_h, geometry.kernel_w},
                              memory::data_type::f32, memory::format_tag::oihw);
     const auto described = describe(geometry, nominal_input(geometry, block), bias != nullptr, false, impl->type());
-    impl->weights = memory(described.weights_desc(), cpu_engine());
+    impl->weights = DnnlBuffer(described.weights_desc(), cpu_engine());
     memory source(plain, cpu_engine(), const_cast<float*>(weights));  // oneDNN reads only, its signature does not say so
     dnnl::stream stream(cpu_engine());
-    dnnl::reorder(source, impl->weights).execute(stream, source, impl->weights);
+    dnnl::reorder(source, impl->weights.memory).execute(stream, source, impl->weights.memory);
     stream.wait();
     if (bias != nullptr) {
-      impl->bias = memory(described.bias_desc(), cpu_engine());
-      std::memcpy(impl->bias->get_data_handle(), bias, static_cast<size_t>(geometry.out_channels) * sizeof(float));
+      impl->bias = DnnlBuffer(described.bias_desc(), cpu_engine());
+      std::memcpy(impl->bias->bytes.data(), bias, static_cast<size_t>(geometry.out_channels) * sizeof(float));
     }
     impl_ = std::move(impl);
   });
@@ -128,7 +129,7 @@ const ConvGeometry& PackedConv::geometry() const noexcept { return impl_->geomet
 int64_t PackedConv::block() const noexcept { return impl_->block; }
 DType PackedConv::products() const noexcept { return impl_->products; }
 uint64_t PackedConv::bytes() const noexcept {
-  return impl_->weights.get_desc().get_size() + (impl_->bias ? impl_->bias->get_desc().get_size() : 0);
+  return impl_->weights.bytes.size() + (impl_->bias ? impl_->bias->bytes.size() : 0);
 }
 
 uint64_t PackedConv::bytes_for(const ConvGeometry& geometry, bool bias, int64_t block, DType products) {
@@ -153,7 +154,8 @@ uint64_t PackedConv::scratch_bytes(const ConvGeometry& geometry, int64_t height,
 struct Conv::Impl {
   PackedConv packed;
   FrameShape input, output;
-  memory weights;  // the packed ones, or a copy where this size asks for another order
+  memory weights;        // the packed ones, or `reordered`
+  DnnlBuffer reordered;  // a copy where this size asks for another order
   dnnl::stream stream;
   struct Primitive {
     dnnl::convolution_forward run;
@@ -167,11 +169,12 @@ struct Conv::Impl {
     if (!slot) {
       const auto described = describe(packed.geometry(), input, packed.impl_->bias.has_value(), accumulate, packed.impl_->type());
       if (described.weights_desc() != weights.get_desc()) {
-        memory other(described.weights_desc(), cpu_engine());
-        memory source = packed.impl_->weights;
-        dnnl::reorder(source, other).execute(stream, source, other);
+        DnnlBuffer other(described.weights_desc(), cpu_engine());
+        memory source = packed.impl_->weights.memory;
+        dnnl::reorder(source, other.memory).execute(stream, source, other.memory);
         stream.wait();
-        weights = other;
+        reordered = std::move(other);
+        weights = reordered.memory;
         primitives = {};
       }
       slot.emplace(Primitive{dnnl::convolution_forward(described), described.scratchpad_desc()});
@@ -186,7 +189,7 @@ Conv::Conv(PackedConv weights, int64_t height, int64_t width) {
     impl_ = std::make_unique<Impl>();
     impl_->input = {geometry.in_channels, height, width, weights.block()};
     impl_->output = geometry.output(impl_->input);
-    impl_->weights = weights.impl_->weights;
+    impl_->weights = weights.impl_->weights.memory;
     impl_->stream = dnnl::stream(cpu_engine());
     const FrameShape &in = impl_->input, &out = impl_->output;
     impl_->src = memory(frame_desc(in.channels, in.height, in.width, in.block, weights.impl_->type()), cpu_engine(), nullptr);
@@ -209,7 +212,7 @@ void Conv::run(const void* src, float* dst, bool accumulate, std::span<std::byte
     impl_->dst.set_data_handle(dst, impl_->stream);
     std::unordered_map<int, memory> arguments{
         {DNNL_ARG_SRC, impl_->src}, {DNNL_ARG_WEIGHTS, impl_->weights}, {DNNL_ARG_DST, impl_->dst}};
-    if (impl_->packed.impl_->bias) arguments.emplace(DNNL_ARG_BIAS, *impl_->packed.impl_->bias);
+    if (impl_->packed.impl_->bias) arguments.emplace(DNNL_ARG_BIAS, impl_->packed.impl_->bias->memory);
     if (primitive.scratch.get_size() > 0)
       arguments.emplace(DNNL_ARG_SCRATCHPAD, memory(primitive.scratch, cpu_engine(), scratch.data()));
     primitive.run.execute(impl_->stream, arguments);
