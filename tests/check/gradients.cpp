@@ -367,8 +367,11 @@ std::string distrust(GradientSubject& subject, Arithmetic arithmetic) {
 
 Verdict check_gradients(GradientSubject& subject, const std::vector<int>& threads, const Target& target) {
   const Case& c = subject.test();
-  const bool has_bf16 = target.gpu || target.isa >= Isa::kAvx512Bf16;
-  const Arithmetic arithmetic = c.bits != 8 ? arithmetic_of(c, target) : has_bf16 ? Arithmetic::kBf16 : Arithmetic::kF32;
+  // After 8 bits the kept blocks are computed again with bf16 products; soft masks and pooled keys take fp32 on the CPU
+  // (kernels/backward.md).
+  Arithmetic arithmetic = arithmetic_of(c, target);
+  if (arithmetic != Arithmetic::kF32)
+    arithmetic = !target.gpu && c.problem.mode == Mode::kPooled ? Arithmetic::kF32 : Arithmetic::kBf16;
   Verdict v;
   v.status = Status::kFail;
   const auto first = subject.run(target, threads[0], kPoisonNan, false);

@@ -73,7 +73,7 @@ class Subject {
 [[nodiscard]] std::unique_ptr<attention::Plan> make_plan(const Case& c, const Target& target);
 /// The case in the words of the door.
 [[nodiscard]] attention::Config config_of(const Case& c);
-/// What the case's result is measured against: the arithmetic its kernels may use.
+/// What the case's result is measured against: the arithmetic that runs there.
 [[nodiscard]] Arithmetic arithmetic_of(const Case& c, const Target& target);
 
 }  // namespace sla2::check
