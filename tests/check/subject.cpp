@@ -291,12 +291,13 @@ Run Subject::run(const Target& target, int threads, unsigned char poison, bool e
   return result;
 }
 
-std::vector<double> Subject::time(const Target& target, int threads, int repeats) {
+std::vector<double> Subject::time(const Target& target, int threads, int repeats, attention::Stats* stats) {
   std::vector<double> seconds;
   for (int i = 0; i <= repeats; ++i) {
     const Run one = run(target, threads, 0, false);
     if (one.refused) fail(one.status, "{}", one.text);
     if (i > 0) seconds.push_back(one.seconds);
+    *stats = one.stats;
   }
   return seconds;
 }
