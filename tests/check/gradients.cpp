@@ -410,11 +410,11 @@ std::string distrust(GradientSubject& subject, Arithmetic arithmetic) {
 
 Verdict check_gradients(GradientSubject& subject, const std::vector<int>& threads, const Target& target) {
   const Case& c = subject.test();
-  // After 8 bits the kept blocks are computed again with bf16 products; soft masks and pooled keys take fp32 on the CPU
-  // (kernels/backward.md).
-  Arithmetic arithmetic = arithmetic_of(c, target);
-  if (arithmetic != Arithmetic::kF32)
-    arithmetic = !target.gpu && c.problem.mode == Mode::kPooled ? Arithmetic::kF32 : Arithmetic::kBf16;
+  // After 8 bits the kept blocks are computed again with bf16 products; pooled keys take fp32 on the CPU (kernels/backward.md).
+  Case recomputed = c;
+  if (c.bits == 8) recomputed.bits = 16, recomputed.products = Element::kBf16;
+  const bool pooled_f32 = !target.gpu && c.problem.mode == Mode::kPooled;
+  const Arithmetic arithmetic = pooled_f32 ? Arithmetic::kF32 : arithmetic_of(recomputed, target);
   Verdict v;
   v.status = Status::kFail;
   const auto first = subject.run(target, threads[0], kPoisonNan, false);

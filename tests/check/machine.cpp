@@ -29,7 +29,7 @@ std::string compiler() {
 }
 
 double clock_ghz() {
-  constexpr int kSteps = 1 << 20, kTogether = 8, kTimes = 64;  // short, so that one of them is not interrupted
+  constexpr int kSteps = 1 << 17, kTogether = 8, kTimes = 512;  // short, so that some of them are not interrupted
   double best = 0;
   for (int time = 0; time < kTimes; ++time) {
     uint64_t x = 0;

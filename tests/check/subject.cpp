@@ -16,8 +16,9 @@ To as(From value) {
   return static_cast<To>(static_cast<int>(value) + 1);
 }
 
-/// Instruction sets on which attention multiplies bf16 numbers and bytes; the others take fp32 (docs/numerics.md, "Precision").
-bool multiplies_less_than_f32(Isa isa) { return isa >= Isa::kAvx512Bf16; }
+/// Instruction sets on which attention multiplies bytes, and bf16 numbers; the others take fp32 (docs/numerics.md, "Precision").
+bool multiplies_bytes(Isa isa) { return isa >= Isa::kAvx512Bf16; }
+bool multiplies_bf16(Isa isa) { return isa >= Isa::kAvx512Bf16; }
 
 /// a is handed over as learned numbers, or else as two numbers of the configuration.
 bool learns_mix(const Case& c) {
@@ -335,9 +336,11 @@ Arithmetic arithmetic_of(const Case& c, const Target& target) {
   // What runs, not what was asked for: where the library takes fp32 in the place of bf16 or bytes, fp32 is what it is held to.
   const bool routed = c.problem.mode != Mode::kFull && c.problem.mode != Mode::kLinearOnly;
   const bool soft = c.problem.tau > 0 && routed;
-  if (!target.gpu && (soft || !multiplies_less_than_f32(target.isa))) return Arithmetic::kF32;
-  if (c.bits == 8) return c.fp8_values != 0 ? Arithmetic::kFp8 : Arithmetic::kInt8;
-  return c.products == Element::kBf16 ? Arithmetic::kBf16 : Arithmetic::kF32;
+  if (!target.gpu && soft) return Arithmetic::kF32;
+  if (c.bits == 8 && (target.gpu || multiplies_bytes(target.isa)))
+    return c.fp8_values != 0 ? Arithmetic::kFp8 : Arithmetic::kInt8;
+  const bool bf16 = c.bits == 8 || c.products == Element::kBf16;
+  return bf16 && (target.gpu || multiplies_bf16(target.isa)) ? Arithmetic::kBf16 : Arithmetic::kF32;
 }
 
 }  // namespace sla2::check

@@ -22,7 +22,7 @@ namespace {
 constexpr int64_t kQueries = 150, kKeys = 330;  // the last query block, key block and tile are ragged
 
 /// Rows of whole numbers, the largest 127; keys come in pairs of opposite sign, so that their mean is zero; each channel of V
-/// holds 448.
+/// holds 448 or -448.
 struct Inputs {
   explicit Inputs(int64_t dim) : q(size(kQueries, dim)), k(size(kKeys, dim)), v(size(kKeys, dim)) {
     std::mt19937 random(static_cast<unsigned>(dim));
@@ -33,7 +33,7 @@ struct Inputs {
     for (int64_t t = 0; t < kKeys / 2; ++t) k[size(t, dim)] = 127, k[size(t, dim) + k.size() / 2] = -127;
     for (int64_t t = 0; t < kQueries; ++t) q[size(t, dim) + static_cast<size_t>(t % dim)] = 127;
     for (float& x : v) x = std::clamp(normal(random), -448.0F, 448.0F);
-    for (int64_t c = 0; c < dim; ++c) v[size(c % kKeys, dim) + static_cast<size_t>(c)] = 448;
+    for (int64_t c = 0; c < dim; ++c) v[size(c % kKeys, dim) + static_cast<size_t>(c)] = c % 2 == 0 ? 448 : -448;
   }
   static size_t size(int64_t rows, int64_t dim) { return static_cast<size_t>(rows * dim); }
   std::vector<float> q, k, v;

@@ -88,3 +88,11 @@ def test_ops_are_listed_with_their_versions() -> None:
 def test_a_fused_line_that_cannot_be_is_refused() -> None:
     done = check("--case", "mode=full N=200 N_kv=450 layout=fused")
     assert done.returncode == 2 and "expected N_kv = N and H_kv = H" in done.stderr
+
+
+def test_every_list_can_be_read() -> None:
+    lists = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "check/lists").glob("*.txt"))
+    assert {"smoke", "ci", "nightly", "wan_1_3b", "wan_14b"} <= set(lists)
+    done = check(*lists, "--list")
+    assert done.returncode == 0, done.stderr
+    assert "N=75600" in done.stdout and "dir=bwd H=2 N=32760" in done.stdout
