@@ -82,6 +82,33 @@ def check_fuzz(args: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
+# Seconds of sla2_check's lists on two quiet cores, as docs/check.md promises.
+CHECK_LISTS = {"smoke": 10, "ci": 240}
+
+
+def check_attention(_: argparse.Namespace) -> None:
+    """sla2_check's lists on every instruction set of this CPU, on two of its cores: no failure, and in the time that is promised."""
+    need_packages("build", "test")
+    program = build("dev", "sla2_check") / "tests" / "check" / "sla2_check"
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    about = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    model, clock = (re.search(rf"^{key}\s*:\s*(.*)$", about, re.MULTILINE) for key in ("model name", "cpu MHz"))
+    say(f"{len(cores)} cores of {model[1] if model else 'an unknown processor'} at {clock[1] if clock else '?'} MHz")
+    failed = []
+    for name, limit in CHECK_LISTS.items():
+        load, started, used = os.getloadavg()[0], time.monotonic(), os.times()
+        done = subprocess.run([program, name], cwd=ROOT, check=False, preexec_fn=lambda: os.sched_setaffinity(0, cores))
+        seconds, now = time.monotonic() - started, os.times()
+        busy = now.children_user + now.children_system - used.children_user - used.children_system
+        say(f"{name}: {seconds:.1f} s of {limit} s ({busy:.1f} s of work); load before: {load:.1f}")
+        if done.returncode != 0:
+            failed.append(f"{name} ended with exit code {done.returncode}")
+        elif len(cores) == 2 and seconds > limit:
+            failed.append(f"{name} took {seconds:.1f} s on two cores; expected at most {limit} s. If other work ran beside it, run it again without")
+    if failed:
+        stop("; ".join(failed))
+
+
 def check_mutate(_: argparse.Namespace) -> None:
     """Break the attention kernels, the CUDA ones under emulation, one way at a time; the tests must notice every one."""
     need_packages("build", "test")
@@ -343,7 +370,7 @@ def verb_abi(args: argparse.Namespace) -> None:
 
 # In the order in which they run.
 CHECKS = {
-    "lint": verb_lint, "asan": check_asan, "tsan": check_tsan, "fuzz": check_fuzz, "mutate": check_mutate, "abi": verb_abi, "cuda": check_cuda,
+    "lint": verb_lint, "asan": check_asan, "tsan": check_tsan, "fuzz": check_fuzz, "attention": check_attention, "mutate": check_mutate, "abi": verb_abi, "cuda": check_cuda,
     "wheel": check_wheel, "comfy": check_comfy, "fresh": check_fresh,
 }
 

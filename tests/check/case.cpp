@@ -149,6 +149,17 @@ Case parse_case(std::string_view line, const std::string& where) {
     if (value < 1) throw std::runtime_error(fmt::format("{}: key '{}': expected at least 1, got '{}'", where, name, value));
   if (c.kv_heads != 0 && c.heads % c.kv_heads != 0)
     throw std::runtime_error(fmt::format("{}: key 'H_kv': expected a divisor of H = {}, got '{}'", where, c.heads, c.kv_heads));
+  if (c.layout == Layout::kFused && c.direction == Direction::kBackward)
+    throw std::runtime_error(
+        fmt::format("{}: key 'layout': fused is q, k and v in one buffer, and gradients are checked on tensors of their own; "
+                    "expected bhnd, bnhd "
+                    "or padded with dir=bwd",
+                    where));
+  if (c.layout == Layout::kFused && (c.problem.keys != c.problem.queries || c.groups() != 1))
+    throw std::runtime_error(fmt::format(
+        "{}: key 'layout': fused is one buffer [B,N,3,H,D] for q, k and v; expected N_kv = N and H_kv = H, got N = {}, "
+        "N_kv = {}, H = {}, H_kv = {}",
+        where, c.problem.queries, c.problem.keys, c.heads, c.heads / c.groups()));
   if (c.bits != 16 && c.bits != 8)
     throw std::runtime_error(fmt::format("{}: key 'bits': expected 16 or 8, got '{}'", where, c.bits));
   return c;

@@ -111,64 +111,95 @@ Finding check_isa(const Case& c, const Settings& settings, Subject& subject, con
   return f;
 }
 
-}  // namespace
+/// The case in full attention.
+Problem full_of(const Case& c) {
+  Problem full = c.problem;
+  full.mode = Mode::kFull, full.router = Router::kSla2;
+  return full;
+}
 
-Truth make_truth(const Case& c, const std::vector<Head>& heads, Arithmetic plain) {
-  const size_t per_head = static_cast<size_t>(c.problem.queries * c.problem.dim);
+/// What every arithmetic is compared with, a head each: made once a case.
+struct ExactTruth {
+  std::vector<Selection> selections;
+  std::vector<Output> out, full;  ///< full is empty where out is it
+};
+
+/// Both of each head at once, so that a case of one head keeps two cores busy.
+ExactTruth make_exact(const Case& c, const std::vector<Head>& heads) {
+  ExactTruth exact{std::vector<Selection>(heads.size()), std::vector<Output>(heads.size()), {}};
+  if (c.problem.mode != Mode::kFull) exact.full.resize(heads.size());
+  const Problem full = full_of(c);
+  parallel_for(static_cast<int64_t>(heads.size()), [&](int64_t i, int) {
+    exact.selections[static_cast<size_t>(i)] = select(c.problem, heads[static_cast<size_t>(i)]);
+  });
+  parallel_for(static_cast<int64_t>(heads.size() + exact.full.size()), [&](int64_t index, int) {
+    const auto n = static_cast<size_t>(index), i = n % heads.size();
+    if (n < heads.size())
+      exact.out[i] = forward(c.problem, heads[i], exact.selections[i], Arithmetic::kExact);
+    else
+      exact.full[i] = forward(full, heads[i], select(full, heads[i]), Arithmetic::kExact);
+  });
+  return exact;
+}
+
+/// Beside plain code of one arithmetic.
+Truth make_truth(const Case& c, const std::vector<Head>& heads, const ExactTruth& exact, Arithmetic plain) {
+  const size_t per_head = static_cast<size_t>(c.problem.queries * c.problem.dim),
+               blocks = static_cast<size_t>(c.problem.query_blocks());
+  const auto queries = static_cast<size_t>(c.problem.queries);
+  const bool is_full = c.problem.mode == Mode::kFull;
+  const Problem full = full_of(c);
+  std::vector<Output> rough(heads.size()), rough_full(is_full ? 0 : heads.size());
+  parallel_for(static_cast<int64_t>(heads.size() + rough_full.size()), [&](int64_t index, int) {
+    const auto n = static_cast<size_t>(index), i = n % heads.size();
+    const Selection& s = exact.selections[i];
+    // With every block kept the library promises the full path, which takes keys as they are: so does its yardstick.
+    if (n < heads.size())
+      rough[i] = forward(runs_full(c, share_kept(s)) ? full : c.problem, heads[i], s, plain);
+    else
+      rough_full[i] = forward(full, heads[i], select(full, heads[i]), plain);
+  });
+
   Truth truth;
   truth.out.resize(heads.size() * per_head);
   truth.plain.resize(truth.out.size());
   truth.full.resize(truth.out.size());
-  truth.lse.resize(heads.size() * static_cast<size_t>(c.problem.queries));
+  truth.lse.resize(heads.size() * queries);
   truth.plain_lse.resize(truth.lse.size());
-  truth.kept.resize(heads.size() * static_cast<size_t>(c.problem.query_blocks()));
+  truth.kept.resize(heads.size() * blocks);
   truth.scores.resize(truth.kept.size());
   truth.kept_share = 0;
-  std::vector<double> kept(heads.size()), weight(heads.size()), error(heads.size()), closest(heads.size()),
-      full_error(heads.size()), rounding(heads.size());
-  parallel_for(static_cast<int64_t>(heads.size()), [&](int64_t index, int) {
-    const auto i = static_cast<size_t>(index);
-    const Selection s = select(c.problem, heads[i]);
-    const Output exact = forward(c.problem, heads[i], s, Arithmetic::kExact);
-    // With every block kept the library promises the full path, which takes keys as they are: so does its yardstick.
-    Problem yardstick = c.problem, full = c.problem;
-    full.mode = Mode::kFull, full.router = Router::kSla2;
-    if (runs_full(c, share_kept(s))) yardstick = full;
-    const Output rough = forward(yardstick, heads[i], s, plain);
-    const bool is_full = c.problem.mode == Mode::kFull;
-    const Selection all = select(full, heads[i]);
-    const Output dense = is_full ? exact : forward(full, heads[i], all, Arithmetic::kExact);
-    rounding[i] = lse_rounding(c, heads[i], plain);
-    full_error[i] = distance(is_full ? rough.o.data : forward(full, heads[i], all, plain).o.data, dense.o.data).relative_l1;
-    const size_t queries = exact.lse.size();
-    std::copy(dense.o.data.begin(), dense.o.data.end(), truth.full.begin() + static_cast<std::ptrdiff_t>(i * per_head));
-    std::copy(exact.lse.begin(), exact.lse.end(), truth.lse.begin() + static_cast<std::ptrdiff_t>(i * queries));
-    std::copy(rough.lse.begin(), rough.lse.end(), truth.plain_lse.begin() + static_cast<std::ptrdiff_t>(i * queries));
-    for (int64_t b = 0; b < s.mask.rows; ++b) {
-      truth.scores[i * static_cast<size_t>(s.mask.rows) + static_cast<size_t>(b)].assign(s.scores.row(b),
-                                                                                         s.scores.row(b) + s.mask.cols);
-      for (int64_t j = 0; j < s.mask.cols && c.problem.mode != Mode::kLinearOnly; ++j)
-        if (c.problem.tau > 0 || s.mask(b, j) != 0)
-          truth.kept[i * static_cast<size_t>(s.mask.rows) + static_cast<size_t>(b)].push_back(static_cast<int32_t>(j));
-    }
-    std::copy(exact.o.data.begin(), exact.o.data.end(), truth.out.begin() + static_cast<std::ptrdiff_t>(i * per_head));
-    for (size_t n = 0; n < per_head; ++n) truth.plain[i * per_head + n] = rounded(rough.o.data[n], c.dtype);
-    kept[i] = share_kept(s), closest[i] = s.closest;
-    for (size_t n = 0; n < exact.linear_weight.size(); ++n) {
-      weight[i] += exact.linear_weight[n] / static_cast<double>(exact.linear_weight.size());
-      error[i] = std::max(error[i], std::abs(rough.linear_weight[n] - exact.linear_weight[n]));
-    }
-  });
   for (size_t i = 0; i < heads.size(); ++i) {
-    truth.kept_share += kept[i] / static_cast<double>(heads.size());
-    truth.linear_weight += weight[i] / static_cast<double>(heads.size());
-    truth.linear_error = std::max(truth.linear_error, error[i]);
-    truth.lse_rounding = std::max(truth.lse_rounding, rounding[i]);
-    truth.full_error = std::max(truth.full_error, full_error[i]);
-    truth.closest = std::min(truth.closest, closest[i]);
+    const Selection& s = exact.selections[i];
+    const Output &out = exact.out[i], &dense = is_full ? out : exact.full[i], &plain_out = rough[i];
+    const auto at = [&](size_t size) { return static_cast<std::ptrdiff_t>(i * size); };
+    std::copy(out.o.data.begin(), out.o.data.end(), truth.out.begin() + at(per_head));
+    std::copy(dense.o.data.begin(), dense.o.data.end(), truth.full.begin() + at(per_head));
+    std::copy(out.lse.begin(), out.lse.end(), truth.lse.begin() + at(queries));
+    std::copy(plain_out.lse.begin(), plain_out.lse.end(), truth.plain_lse.begin() + at(queries));
+    for (size_t n = 0; n < per_head; ++n) truth.plain[i * per_head + n] = rounded(plain_out.o.data[n], c.dtype);
+    for (int64_t b = 0; b < s.mask.rows; ++b) {
+      const size_t row = i * blocks + static_cast<size_t>(b);
+      truth.scores[row].assign(s.scores.row(b), s.scores.row(b) + s.mask.cols);
+      for (int64_t j = 0; j < s.mask.cols && c.problem.mode != Mode::kLinearOnly; ++j)
+        if (c.problem.tau > 0 || s.mask(b, j) != 0) truth.kept[row].push_back(static_cast<int32_t>(j));
+    }
+    double weight = 0;
+    for (size_t n = 0; n < out.linear_weight.size(); ++n) {
+      weight += out.linear_weight[n] / static_cast<double>(out.linear_weight.size());
+      truth.linear_error = std::max(truth.linear_error, std::abs(plain_out.linear_weight[n] - out.linear_weight[n]));
+    }
+    truth.kept_share += share_kept(s) / static_cast<double>(heads.size());
+    truth.linear_weight += weight / static_cast<double>(heads.size());
+    truth.lse_rounding = std::max(truth.lse_rounding, lse_rounding(c, heads[i], plain));
+    truth.full_error =
+        std::max(truth.full_error, distance((is_full ? plain_out : rough_full[i]).o.data, dense.o.data).relative_l1);
+    truth.closest = std::min(truth.closest, s.closest);
   }
   return truth;
 }
+
+}  // namespace
 
 std::vector<Finding> check_case(const Case& c, const Settings& settings) {
   std::vector<Finding> findings;
@@ -200,11 +231,12 @@ std::vector<Finding> check_case(const Case& c, const Settings& settings) {
     return findings;
   }
   const std::vector<Head> heads = make_heads(c);
+  const ExactTruth exact = make_exact(c, heads);
   std::map<Arithmetic, Truth> truths;
   Subject subject(c, heads);
   for (const Target& target : settings.targets) {
     const Arithmetic plain = arithmetic_of(c, target);
-    if (truths.find(plain) == truths.end()) truths.emplace(plain, make_truth(c, heads, plain));
+    if (truths.find(plain) == truths.end()) truths.emplace(plain, make_truth(c, heads, exact, plain));
     keep(check_isa(c, settings, subject, truths.at(plain), target), target.name);
   }
   return findings;

@@ -17,8 +17,6 @@ struct Settings {
   std::vector<int> threads{1, 2, 3, 7};  ///< the first gives the result, the others must give the same bits
 };
 
-/// Truth and plain code of one arithmetic; heads in parallel.
-[[nodiscard]] Truth make_truth(const Case& c, const std::vector<Head>& heads, Arithmetic plain);
 /// One finding per instruction set; a single SKIP where the door has no words for the case.
 [[nodiscard]] std::vector<Finding> check_case(const Case& c, const Settings& settings);
 

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <optional>
 #include <random>
 
@@ -41,8 +42,24 @@ struct GradientSubject::Memory {
   std::vector<int32_t> index, count;
   int64_t router_heads = 1;
 
-  explicit Memory(const Case& line) : c(line) {}
+  bool judged;
+
+  Memory(const Case& line, bool with_truth) : c(line), judged(with_truth) {}
   [[nodiscard]] int64_t kv_heads() const { return c.heads / c.groups(); }
+
+  /// Gradients of the right shapes.
+  static Gradients zeros(const Problem& p, const Head& head) {
+    const Table square(p.dim, p.dim), of_queries(p.queries, p.dim), of_keys(p.keys, p.dim);
+    return {of_queries,
+            of_keys,
+            of_keys,
+            square,
+            square,
+            square,
+            of_queries,
+            std::vector<double>(static_cast<size_t>(p.dim)),
+            std::vector<double>(head.a.size())};
+  }
 
   /// Heads of a batch share nothing, batches share all, Proj is one; even seeds share the router over heads as well.
   void share() {
@@ -69,7 +86,8 @@ struct GradientSubject::Memory {
     std::vector<Gradients> each(heads.size());
     parallel_for(static_cast<int64_t>(heads.size()), [&](int64_t i, int) {
       const auto n = static_cast<size_t>(i);
-      each[n] = backward(p, heads[n], selections[n], gradients[n], arithmetic, given ? &forwards[n] : nullptr);
+      each[n] = judged ? backward(p, heads[n], selections[n], gradients[n], arithmetic, given ? &forwards[n] : nullptr)
+                       : zeros(p, heads[n]);
     });
     std::vector<Gradient> all;
     const auto gather = [&](const char* name, Element type, int64_t slots, const auto& values, const auto& slot) {
@@ -150,10 +168,12 @@ struct GradientSubject::Memory {
     proj.assign(heads[0].proj.data.begin(), heads[0].proj.data.end());
     proj_bias.assign(heads[0].proj_bias.begin(), heads[0].proj_bias.end());
     for (size_t i = 0; i < heads.size(); ++i) {
-      const Output exact = forward(p, heads[i], selections[i], Arithmetic::kExact);
-      out.insert(out.end(), exact.o.data.begin(), exact.o.data.end());
-      lse.insert(lse.end(), exact.lse.begin(), exact.lse.end());
-      forwards.push_back(exact);
+      if (judged) {
+        const Output exact = forward(p, heads[i], selections[i], Arithmetic::kExact);
+        out.insert(out.end(), exact.o.data.begin(), exact.o.data.end());
+        lse.insert(lse.end(), exact.lse.begin(), exact.lse.end());
+        forwards.push_back(exact);
+      }
       const Table& mask = selections[i].mask;
       for (int64_t b = 0; b < mask.rows; ++b) {
         const size_t row = index.size();
@@ -176,7 +196,16 @@ double GradientSubject::largest_lse() const {
   return most;
 }
 
-GradientSubject::GradientSubject(const Case& c) : memory_(std::make_unique<Memory>(c)) {
+double GradientSubject::kept_share() const {
+  double kept = 0, all = 0;
+  for (const Selection& s : memory_->selections) {
+    for (const double m : s.mask.data) kept += m;
+    all += static_cast<double>(s.mask.data.size());
+  }
+  return kept / all;
+}
+
+GradientSubject::GradientSubject(const Case& c, bool judged) : memory_(std::make_unique<Memory>(c, judged)) {
   Memory& m = *memory_;
   m.heads = make_heads(c);
   m.share();
@@ -266,7 +295,11 @@ GradientSubject::Result GradientSubject::run(const Target& target, int threads, 
       if (x.name == "dProj") g.proj = numbers;
       if (x.name == "dProj_bias") g.proj_bias = numbers;
     }
-    plan->backward(call, workspace.in(mirror));
+    std::byte* const scratch = workspace.in(mirror);
+    const auto start = std::chrono::steady_clock::now();
+    plan->backward(call, scratch);
+    if (target.gpu) target.gpu->wait(nullptr);
+    result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     mirror.fetch();
 
     if (!workspace.intact()) result.text = "wrote outside the workspace";
@@ -305,6 +338,16 @@ GradientSubject::Result GradientSubject::run(const Target& target, int threads, 
   }
   set_thread_count(0);
   return result;
+}
+
+std::vector<double> GradientSubject::time(const Target& target, int threads, int repeats) {
+  std::vector<double> seconds;
+  for (int i = 0; i <= repeats; ++i) {
+    const Result one = run(target, threads, 0, false);
+    if (!one.text.empty()) fail(SLA2_E_INTERNAL, "{}: {}", to_line(test()), one.text);
+    if (i > 0) seconds.push_back(one.seconds);
+  }
+  return seconds;
 }
 
 namespace {
@@ -367,8 +410,11 @@ std::string distrust(GradientSubject& subject, Arithmetic arithmetic) {
 
 Verdict check_gradients(GradientSubject& subject, const std::vector<int>& threads, const Target& target) {
   const Case& c = subject.test();
-  const bool has_bf16 = target.gpu || target.isa >= Isa::kAvx512Bf16;
-  const Arithmetic arithmetic = c.bits != 8 ? arithmetic_of(c, target) : has_bf16 ? Arithmetic::kBf16 : Arithmetic::kF32;
+  // After 8 bits the kept blocks are computed again with bf16 products; pooled keys take fp32 on the CPU (kernels/backward.md).
+  Case recomputed = c;
+  if (c.bits == 8) recomputed.bits = 16, recomputed.products = Element::kBf16;
+  const bool pooled_f32 = !target.gpu && c.problem.mode == Mode::kPooled;
+  const Arithmetic arithmetic = pooled_f32 ? Arithmetic::kF32 : arithmetic_of(recomputed, target);
   Verdict v;
   v.status = Status::kFail;
   const auto first = subject.run(target, threads[0], kPoisonNan, false);

@@ -18,7 +18,8 @@ struct Gradient {
 /// Inputs in the case's layout, parameters as the library shares them between heads and batches, and the truth.
 class GradientSubject {
  public:
-  explicit GradientSubject(const Case& c);
+  /// judged: with the truth; else there is only enough to run it, for timing.
+  explicit GradientSubject(const Case& c, bool judged = true);
   ~GradientSubject();
   GradientSubject(const GradientSubject&) = delete;
   GradientSubject& operator=(const GradientSubject&) = delete;
@@ -27,9 +28,14 @@ class GradientSubject {
     std::string text;                          ///< a refusal, or what the guards saw
     bool unsupported = false;                  ///< the refusal says that it is not built
     std::vector<std::vector<std::byte>> bits;  ///< in the order of truth()
+    double seconds = 0;
   };
   /// given: out and lse are passed (the oracle's, in fp32); else the library computes them again. threads: as Subject::run.
   [[nodiscard]] Result run(const Target& target, int threads, unsigned char poison, bool given);
+  /// Seconds of each of `repeats` calls after one to warm up.
+  [[nodiscard]] std::vector<double> time(const Target& target, int threads, int repeats);
+  /// Of the pairs of blocks.
+  [[nodiscard]] double kept_share() const;
   [[nodiscard]] const Case& test() const;
   [[nodiscard]] double largest_lse() const;
   [[nodiscard]] const std::vector<Gradient>& truth() const;

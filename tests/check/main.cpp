@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // sla2_check: every attention kernel against an fp64 oracle, and against the clock. docs/check.md tells how to read it.
+#include <unistd.h>
+
 #include <chrono>
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <set>
 
 #include "bench.h"
 #include "dump.h"
+#include "errors.h"
+#include "machine.h"
+#include "ops.h"
 
 namespace {
 
@@ -16,10 +22,11 @@ using namespace sla2::check;
 
 struct Options {
   std::vector<std::string> lists, lines, dump;
-  std::string isa = "all", json, csv, old;
+  std::string isa = "all", json, csv, old, op;
   std::vector<int> threads;
-  bool list = false, verbose = false, bench = false;
+  bool list = false, verbose = false, bench = false, errors = false;
   int repeats = 5;
+  int64_t seed = 0;
 };
 
 std::vector<Case> read_cases(const Options& o) {
@@ -30,6 +37,7 @@ std::vector<Case> read_cases(const Options& o) {
     const std::vector<Case> more = read_list(is_name ? std::string(SLA2_CHECK_LISTS) + "/" + list + ".txt" : list);
     cases.insert(cases.end(), more.begin(), more.end());
   }
+  for (Case& c : cases) c.seed += o.seed;
   return cases;
 }
 
@@ -86,6 +94,7 @@ int run_checks(const Options& o, const std::vector<Case>& cases, const Settings&
       report(f);
     }
   const size_t ran = findings.size();
+  for (const std::string& wrong : lone_ops(op_versions())) findings.push_back({Status::kFail, "-", "-", "-", wrong, 0});
   add_untested(settings.targets, findings);
   for (size_t i = ran; i < findings.size(); ++i) report(findings[i]);
 
@@ -109,9 +118,12 @@ int run_checks(const Options& o, const std::vector<Case>& cases, const Settings&
 
 int run_bench(const Options& o, const std::vector<Case>& cases, const Settings& settings) {
   const std::vector<Timing> timings = bench(cases, settings, o.repeats);
+  std::printf("%s, %.2f GHz, %d threads, %s, commit %s\n", std::string(cpu_name()).c_str(), clock_ghz(), settings.threads[0],
+              compiler().c_str(), commit().c_str());
   for (const Timing& t : timings)
-    std::printf("%9.3f ms ± %.3f  %6.2f x dense  %7.1f GFLOP/s executed  %-11s %s\n", t.median * 1e3, t.deviation * 1e3,
-                t.dense_ratio, t.executed_gflops, t.isa.c_str(), t.line.c_str());
+    std::printf("%9.3f ms ± %.3f  %6.2f x dense %7s x scalar  %7.1f GFLOP/s executed  %6.2f GB/s  %-11s %s\n", t.median * 1e3,
+                t.deviation * 1e3, t.dense_ratio, t.scalar_ratio > 0 ? fmt::format("{:.1f}", t.scalar_ratio).c_str() : "-",
+                t.executed_gflops, t.gigabytes, t.isa.c_str(), t.line.c_str());
   write_file(o.csv, to_csv(timings));
   write_file(o.json, to_json(timings));
   if (timings.empty()) throw std::runtime_error("nothing was timed: no case runs on this build");
@@ -122,6 +134,14 @@ int run_bench(const Options& o, const std::vector<Case>& cases, const Settings& 
   return slower > 0 ? 1 : 0;
 }
 
+/// Checks run on more threads than there are cores, and GCC's idle OpenMP threads spin there: four fifths of the time. OpenMP
+/// reads its settings as it is loaded, so the program starts itself anew; where it cannot, it spins. Timings keep the library's
+/// own way.
+void start_without_spinning(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr || setenv("OMP_WAIT_POLICY", "passive", 0) != 0) return;
+  execv("/proc/self/exe", argv);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -129,7 +149,7 @@ int main(int argc, char** argv) {
       "Checks the attention kernels of libsla2 against an fp64 oracle; exit code 0: nothing failed, mistrusted or untested; 1: "
       "something; 2: usage.");
   Options o;
-  app.add_option("lists", o.lists, "case lists: smoke, ci, bench or a path");
+  app.add_option("lists", o.lists, "case lists: smoke, ci, nightly, bench, errors, wan_1_3b, wan_14b, cuda, hopper, or a path");
   app.add_option("--case", o.lines, "one case as a line of key=value; repeatable")
       ->take_all()
       ->expected(1)
@@ -140,8 +160,12 @@ int main(int argc, char** argv) {
                  "emulated_sm89, far:80 (emulated, with memory of its own)")
       ->capture_default_str();
   app.add_option("--threads", o.threads, "thread counts whose bits must agree (1,2,3,7); the first one times")->delimiter(',');
+  app.add_option("--seed", o.seed, "added to the seed of every case: other numbers for the same lines")
+      ->check(CLI::Range(0, 1 << 29));
   app.add_flag("--list", o.list, "print the cases and stop");
   app.add_flag("-v,--verbose", o.verbose, "print every finding");
+  app.add_option("--op", o.op, "print which instruction sets have a version of the ops of this name, * for all, and stop");
+  app.add_flag("--errors", o.errors, "print how far fp32, bf16, 8 bits and FP8 are from fp64 on the cases instead");
   app.add_flag("--bench", o.bench, "time the cases instead");
   app.add_option("--repeats", o.repeats, "timed calls per case")->capture_default_str();
   app.add_option("--csv", o.csv, "with --bench: write the table");
@@ -154,7 +178,13 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
+  if (!o.bench) start_without_spinning(argv);
   try {
+    if (!o.op.empty()) {
+      const std::string table = op_table(o.op);
+      if (table.empty()) throw std::runtime_error(fmt::format("--op: no op is called '{}'; --op '*' prints all", o.op));
+      return std::printf("%s", table.c_str()), 0;
+    }
     if (!o.dump.empty()) return dump_oracle(parse_case(o.dump[0], "--dump-oracle"), o.dump[1]), 0;
     const std::vector<Case> cases = read_cases(o);
     if (cases.empty()) throw std::runtime_error("no cases: name a list (smoke, ci) or give --case; --help tells more");
@@ -170,6 +200,7 @@ int main(int argc, char** argv) {
     else if (o.bench)
       settings.threads = {physical_threads()};
     std::printf("%s", note.c_str());
+    if (o.errors) return std::printf("%s", error_table(cases, settings.targets.back()).c_str()), 0;
     return o.bench ? run_bench(o, cases, settings) : run_checks(o, cases, settings);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "sla2_check: %s\n", error.what());

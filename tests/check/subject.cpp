@@ -16,6 +16,10 @@ To as(From value) {
   return static_cast<To>(static_cast<int>(value) + 1);
 }
 
+/// Instruction sets on which attention multiplies bytes, and bf16 numbers; the others take fp32 (docs/numerics.md, "Precision").
+bool multiplies_bytes(Isa isa) { return isa >= Isa::kAvx512Bf16; }
+bool multiplies_bf16(Isa isa) { return isa >= Isa::kAvx512Bf16; }
+
 /// a is handed over as learned numbers, or else as two numbers of the configuration.
 bool learns_mix(const Case& c) {
   const bool per_head =
@@ -120,7 +124,7 @@ Subject::Subject(const Case& c, const std::vector<Head>& heads) : case_(c), memo
   const Problem& p = c.problem;
   const int64_t kv_heads = c.heads / c.groups();
   Memory& m = *memory_;
-  const bool fused = c.layout == Layout::kFused && p.queries == p.keys && kv_heads == c.heads;
+  const bool fused = c.layout == Layout::kFused;
   m.element = dtype_size(dtype_of(c.dtype));
   m.at_q = place(c, c.heads, p.queries, fused ? 0 : -1);
   m.at_k = place(c, kv_heads, p.keys, fused ? 1 : -1);
@@ -288,12 +292,13 @@ Run Subject::run(const Target& target, int threads, unsigned char poison, bool e
   return result;
 }
 
-std::vector<double> Subject::time(const Target& target, int threads, int repeats) {
+std::vector<double> Subject::time(const Target& target, int threads, int repeats, attention::Stats* stats) {
   std::vector<double> seconds;
   for (int i = 0; i <= repeats; ++i) {
     const Run one = run(target, threads, 0, false);
     if (one.refused) fail(one.status, "{}", one.text);
     if (i > 0) seconds.push_back(one.seconds);
+    *stats = one.stats;
   }
   return seconds;
 }
@@ -328,8 +333,14 @@ std::vector<double> widen(const std::vector<std::byte>& bits, Element type) {
 }
 
 Arithmetic arithmetic_of(const Case& c, const Target& target) {
-  if (c.bits == 8) return c.fp8_values != 0 && target.gpu ? Arithmetic::kFp8 : Arithmetic::kInt8;
-  return c.products == Element::kBf16 && (target.gpu || target.isa >= Isa::kAvx512Bf16) ? Arithmetic::kBf16 : Arithmetic::kF32;
+  // What runs, not what was asked for: where the library takes fp32 in the place of bf16 or bytes, fp32 is what it is held to.
+  const bool routed = c.problem.mode != Mode::kFull && c.problem.mode != Mode::kLinearOnly;
+  const bool soft = c.problem.tau > 0 && routed;
+  if (!target.gpu && soft) return Arithmetic::kF32;
+  if (c.bits == 8 && (target.gpu || multiplies_bytes(target.isa)))
+    return c.fp8_values != 0 ? Arithmetic::kFp8 : Arithmetic::kInt8;
+  const bool bf16 = c.bits == 8 || c.products == Element::kBf16;
+  return bf16 && (target.gpu || multiplies_bf16(target.isa)) ? Arithmetic::kBf16 : Arithmetic::kF32;
 }
 
 }  // namespace sla2::check

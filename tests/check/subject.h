@@ -51,8 +51,8 @@ class Subject {
   /// keeps other blocks than forward(). extras: ask for lists, log-sum-exps and the probe as well. Under the emulator `threads`
   /// is the seed of the order in which the GPU's threads run.
   [[nodiscard]] Run run(const Target& target, int threads, unsigned char poison, bool extras = true);
-  /// Seconds of each of `repeats` calls after one to warm up.
-  [[nodiscard]] std::vector<double> time(const Target& target, int threads, int repeats);
+  /// Seconds of each of `repeats` calls after one to warm up; stats: of the last.
+  [[nodiscard]] std::vector<double> time(const Target& target, int threads, int repeats, attention::Stats* stats);
 
  private:
   struct Memory;
@@ -73,7 +73,7 @@ class Subject {
 [[nodiscard]] std::unique_ptr<attention::Plan> make_plan(const Case& c, const Target& target);
 /// The case in the words of the door.
 [[nodiscard]] attention::Config config_of(const Case& c);
-/// What the case's result is measured against: the arithmetic its kernels may use.
+/// What the case's result is measured against: the arithmetic that runs there.
 [[nodiscard]] Arithmetic arithmetic_of(const Case& c, const Target& target);
 
 }  // namespace sla2::check

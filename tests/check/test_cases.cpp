@@ -35,5 +35,10 @@ TEST_CASE("mistakes are named by place, key, expected and got", "[cases]") {
   says("N=0", "key 'N': expected at least 1, got '0'");
   says("H=4 H_kv=3", "expected a divisor of H = 4");
   says("bits=12", "expected 16 or 8");
+  says("N=200 N_kv=450 layout=fused",
+       "list.txt:7: key 'layout': fused is one buffer [B,N,3,H,D] for q, k and v; expected N_kv = N");
+  says("H=4 H_kv=2 layout=fused", "H = 4, H_kv = 2");
+  says("dir=bwd layout=fused", "expected bhnd, bnhd or padded with dir=bwd");
+  CHECK_NOTHROW(parse_case("H=4 layout=fused", ""));
   CHECK_NOTHROW(parse_case("N=0 expect=refused", ""));
 }
