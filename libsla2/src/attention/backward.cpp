@@ -8,15 +8,12 @@
 #include "core/arithmetic.h"
 #include "kernels/panel_gemm.h"
 #include "kernels/route_scores.h"
+#include "kernels/tiles.h"
 
 namespace sla2::attention {
 namespace {
 
 using kernels::kPanel;
-
-constexpr int64_t kFullBlockQ = 128, kFullBlockK = 64;  // the dense tile: no list to keep to
-constexpr int64_t kTasksPerGroup = 128;                 // units are taken together until there are this many query blocks
-constexpr int64_t kMostChunks = 16;                     // parts of a unit: so many workers find work in one of them
 
 bool has_linear(Mode mode) {
   return mode == Mode::kSla2 || mode == Mode::kSla1 || mode == Mode::kLinearOnly || mode == Mode::kLPlusS;
@@ -41,8 +38,8 @@ BackwardShape make_shape(const Config& c, Isa isa) {
   s.panels = kernels::panels_of(s.dim);
   s.width = s.panels * kPanel;
   const bool dense = c.mode == Mode::kFull && !s.vsa;
-  s.block_q = dense ? kFullBlockQ : c.block_q;
-  s.block_k = dense ? kFullBlockK : c.block_k;
+  s.block_q = dense ? kernels::kFullBlockQ : c.block_q;
+  s.block_k = dense ? kernels::kFullBlockK : c.block_k;
   s.query_blocks = ceil_div(c.query_tokens, s.block_q);
   s.key_blocks = ceil_div(c.key_tokens, s.block_k);
   s.pool_blocks = s.pooled ? ceil_div(s.key_blocks, s.block_k) : 0;
@@ -52,8 +49,8 @@ BackwardShape make_shape(const Config& c, Isa isa) {
   s.units = c.batch * s.config.kv_heads;
   s.sharing = c.heads / s.config.kv_heads;
   s.blocks = s.sharing * s.query_blocks;
-  s.together = std::min(s.units, ceil_div(kTasksPerGroup, s.blocks));
-  s.chunks = std::min({kMostChunks, s.blocks, s.all_key_blocks()});
+  s.together = std::min(s.units, ceil_div(kernels::kTasksPerGroup, s.blocks));
+  s.chunks = std::min({kernels::kBackwardParts, s.blocks, s.all_key_blocks()});
   return s;
 }
 
