@@ -18,8 +18,9 @@ constexpr double kHalfStep = 5.9604644775390625e-8;     // of fp32
 constexpr double kFactor = 2, kJitter = 4 * kHalfStep;  // as in judge.cpp
 constexpr unsigned char kPoisonNan = 0xFF, kPoisonLarge = 0x4B;
 // Plain code's largest error is a matter of luck, for gradients hang on a few rows and keys: where ours is above twice that, it
-// is taken over several dO whose rows have other signs, which changes nothing but the luck. The root mean square is not, except
-// with fewer numbers than these.
+// is taken over several dO whose rows and channels have other signs, which changes nothing but the luck (of keys by the rows, of
+// queries by the channels: a row of dQ is linear in its own row of dO). The root mean square is not, except with fewer numbers
+// than these.
 constexpr size_t kEnough = 32;
 constexpr int kOtherSigns = 4;
 
@@ -231,10 +232,15 @@ const std::vector<double>& GradientSubject::plain_errors(Arithmetic arithmetic, 
   std::mt19937 engine(static_cast<uint32_t>(m.c.seed));
   for (int round = 0; round < kOtherSigns; ++round) {
     std::vector<Table> d_out = m.d_out;
-    for (Table& x : d_out)
-      for (int64_t r = 0; r < x.rows; ++r)
-        if ((engine() & 1U) != 0)
-          for (int64_t d = 0; d < x.cols; ++d) x(r, d) = -x(r, d);
+    const auto sign = [&engine] { return (engine() & 1U) != 0 ? -1.0 : 1.0; };
+    for (Table& x : d_out) {
+      std::vector<double> channel(static_cast<size_t>(x.cols));
+      for (double& s : channel) s = sign();
+      for (int64_t r = 0; r < x.rows; ++r) {
+        const double row = sign();
+        for (int64_t d = 0; d < x.cols; ++d) x(r, d) *= row * channel[static_cast<size_t>(d)];
+      }
+    }
     const auto exact = m.collect(d_out, Arithmetic::kExact), rough = m.collect(d_out, arithmetic, given);
     for (size_t i = 0; i < exact.size(); ++i) worst[i] = std::max(worst[i], distance(rough[i].values, exact[i].values).worst);
   }

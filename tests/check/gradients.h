@@ -40,7 +40,7 @@ class GradientSubject {
   [[nodiscard]] double largest_lse() const;
   [[nodiscard]] const std::vector<Gradient>& truth() const;
   /// Plain code's gradients, from its own softmax or from what forward returned; and its largest errors under other signs of
-  /// dO's rows.
+  /// dO's rows and channels.
   [[nodiscard]] const std::vector<Gradient>& plain(Arithmetic arithmetic, bool given);
   [[nodiscard]] const std::vector<double>& plain_errors(Arithmetic arithmetic, bool given);
 

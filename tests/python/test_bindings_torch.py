@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import qat_backward
 import torch
 from conftest import need_package
 
@@ -128,7 +129,7 @@ def test_opcheck():
     from sla2._attention import _configure
 
     config = str(_configure(q, k, "sla2", 0.5, "sla2", 16, None, "BHND", {"block_q": BQ, "block_k": BK, "mix": "head_affine_lse"}))
-    torch.library.opcheck(torch.ops.sla2.attention_forward.default, (q, k, v, w_q, w_k, alpha, None, None, None, config))
+    torch.library.opcheck(torch.ops.sla2.attention_forward.default, (q, k, v, w_q, w_k, alpha, None, None, None, False, config))
 
 
 def test_checkpointing_keeps_the_same_blocks_and_bits():
@@ -180,7 +181,54 @@ def test_eight_bits_forward_high_precision_backward():
     assert cosine > 0.99
 
 
+@pytest.mark.parametrize("tau", [0.0, 0.3])
+def test_gradients_below_min_tokens_are_those_of_full_attention(tau):
+    """The forward pass runs in full, whatever the mask would have been: so must the gradients be, and the rest has none."""
+    q, k, v, w_q, w_k, _ = make()
+    alpha = torch.randn(2, 3, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    out = autograd.attention(
+        q, k, v, router_q=w_q, router_k=w_k, mix=alpha, mix_mode="block", sparsity=0.6, block_q=BQ, block_k=BK, tau=tau, min_tokens=76
+    )
+    d_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(9))
+    found = torch.autograd.grad(out, (q, k, v, w_q, w_k, alpha), d_out)
+    wide = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    truth = torch.nn.functional.scaled_dot_product_attention(*wide)
+    assert (out - truth).abs().max() < 1e-5
+    for mine, theirs in zip(found, torch.autograd.grad(truth, wide, d_out.double()), strict=False):
+        assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+    assert not any(x.any() for x in found[3:])
+
+
+def test_qat_backward_takes_the_softmax_it_is_told_to():
+    """After 8 bits: exact attention's gradients, or those of the paper's formula with the forward's output and log-sum-exp."""
+    inputs = qat_backward.make(std=2.5, tokens=512)
+    found, truth = {}, {}
+    for way in autograd.QAT_BACKWARD:
+        found[way], (out, lse, index, count) = qat_backward.run(*inputs, way, sparsity=0.5)
+    mask = qat_backward.mask_of(index, count, 512, 512)
+    truth["hp_stats"] = qat_backward.true_gradients(*inputs, mask)
+    truth["paper"] = qat_backward.paper_gradients(*inputs, mask, out, lse)
+    exact = torch.logsumexp(qat_backward.logits(inputs[0].double(), inputs[1].double(), mask), -1)
+    if (exact - lse).abs().max() < 1e-4:
+        pytest.skip("this CPU multiplies no bytes: its 8-bit forward pass is exact")
+    for name, *numbers in zip(("dQ", "dK", "dV"), *(x[way] for way in autograd.QAT_BACKWARD for x in (found, truth)), strict=True):
+        mine_hp, hp, mine_paper, paper = numbers
+        apart = qat_backward.distance(hp, paper)
+        assert qat_backward.distance(mine_hp, hp) < apart / 3, name
+        assert qat_backward.distance(mine_paper, paper) < apart / 3, name
+
+
+def test_sixteen_bits_know_one_backward():
+    q, k, v, _, _, alpha = make()
+    options = {"mix": alpha, "sparsity": 0.6, "block_q": BQ, "block_k": BK}
+    two = [torch.autograd.grad(autograd.attention(q, k, v, qat_backward=way, **options).sum(), (q, k, v)) for way in autograd.QAT_BACKWARD]
+    assert all(torch.equal(x, y) for x, y in zip(*two, strict=True))
+
+
 def test_wrong_words_are_named():
+    q = make()[0]
+    with pytest.raises(ValueError, match="qat_backward is 'hp'; expected one of hp_stats, paper"):
+        autograd.attention(q, q, q, bits=8, qat_backward="hp")
     with pytest.raises(ValueError, match="alpha_mode is 'learned'"):
         nn.SLA2Attention(2, 32, alpha_mode="learned")
     with pytest.raises(ValueError, match="query_blocks"):

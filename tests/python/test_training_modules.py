@@ -7,6 +7,7 @@ import pytest
 import sla2
 import torch
 from sla2 import nn
+from sla2.training import arms, config
 from test_attention_backward import DEFAULTS
 from test_attention_oracle import Formula
 
@@ -113,6 +114,16 @@ def test_a_token_order_is_a_permutation_before_and_its_inverse_after(order):
     assert torch.equal(layer(*leaves, grid=grid), expected)
     with pytest.raises(ValueError, match="needs the call's grid"):
         layer(*leaves)
+
+
+@pytest.mark.parametrize("way", ["hp_stats", "paper"])
+def test_the_training_key_qat_backward_reaches_the_layer(way):
+    values = config.make({"attention": {"bits": 8, "qat_backward": way}})
+    layer = arms.make_layer(values, arms.LayerMode("sla2", 0.5), HEADS, DIM, WIDTH, (1, 10, 15))
+    assert layer.arguments()["qat_backward"] == way
+    leaves = [x.detach().requires_grad_() for x in inputs()[:3]]
+    layer(*leaves).sum().backward()
+    assert all(x.grad.isfinite().all() for x in leaves)
 
 
 def test_wrong_settings_are_named():

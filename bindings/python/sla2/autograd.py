@@ -21,6 +21,7 @@ from sla2 import _gpu
 from sla2._attention import Attention, _configure, _plan
 
 _LEARNED = ("router_q", "router_k", "mix", "proj", "proj_bias", "gate")
+QAT_BACKWARD = ("hp_stats", "paper")
 
 
 def _plan_of(config: str) -> Attention:
@@ -47,9 +48,10 @@ def _forward(
     proj: Tensor | None,
     proj_bias: Tensor | None,
     gate: Tensor | None,
+    again: bool,
     config: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """out, lse [B,H,N], index [B,H,T_m,most] and count [B,H,T_m] of the blocks kept."""
+    """out, lse [B,H,N], index [B,H,T_m,most] and count [B,H,T_m] of the blocks kept. again: gradients take neither out nor lse."""
     plan = _plan_of(config)
     index, count = (torch.as_tensor(x) for x in plan.new_list(q))
     out = torch.empty_like(q)
@@ -110,22 +112,16 @@ def _(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list[Tensor
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.config = inputs
+    *tensors, again, ctx.config = inputs
     out, lse, index, count = output
-    # After eight bits the softmax is computed again in high precision: its weights then add up to one.
-    ctx.again = ast.literal_eval(ctx.config)["bits"] == 8
     ctx.mark_non_differentiable(lse, index, count)
-    ctx.save_for_backward(*tensors, out, lse, index, count)
+    ctx.save_for_backward(*tensors, None if again else out, None if again else lse, index, count)
 
 
 def _gradients(ctx: Any, d_out: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     *tensors, out, lse, index, count = ctx.saved_tensors
-    found = iter(
-        torch.ops.sla2.attention_backward(
-            d_out, *tensors[:3], None if ctx.again else out, None if ctx.again else lse, index, count, *tensors[3:], ctx.config
-        )
-    )
-    return (*(None if x is None else next(found).to(x.dtype) for x in tensors), None)
+    found = iter(torch.ops.sla2.attention_backward(d_out, *tensors[:3], out, lse, index, count, *tensors[3:], ctx.config))
+    return (*(None if x is None else next(found).to(x.dtype) for x in tensors), None, None)
 
 
 torch.library.register_autograd("sla2::attention_forward", _gradients, setup_context=_save)
@@ -149,15 +145,20 @@ def attention(
     proj: Tensor | None = None,
     proj_bias: Tensor | None = None,
     gate: Tensor | None = None,
+    qat_backward: str = "hp_stats",
     **options: Any,
 ) -> Tensor:
     """As sla2.attention(), with gradients of q, k, v and every learned tensor given (router weights: only with `tau`, a soft mask).
 
-    mix: the numbers of `mix_mode`, [H, 2], [H] or [H, T_m]. Options: those of sla2.attention().
+    mix           the numbers of `mix_mode`, [H, 2], [H] or [H, T_m]
+    qat_backward  after 8 bits, whose softmax the gradients are of. hp_stats: output and log-sum-exp are computed again from the kept
+                  blocks in high precision, so that the weights add up to one; paper: those of the 8-bit forward pass, as in SLA2's
+                  paper, which is cheaper and less exact (docs/kernels/backward.md). With 16 bits there is no difference
+    options       those of sla2.attention()
     """
     return attention_and_blocks(
         q, k, v, mode=mode, sparsity=sparsity, router=router, bits=bits, products=products, layout=layout, router_q=router_q,
-        router_k=router_k, mix=mix, mix_mode=mix_mode, proj=proj, proj_bias=proj_bias, gate=gate, **options,
+        router_k=router_k, mix=mix, mix_mode=mix_mode, proj=proj, proj_bias=proj_bias, gate=gate, qat_backward=qat_backward, **options,
     )[0]  # fmt: skip
 
 
@@ -173,13 +174,16 @@ def attention_and_blocks(
     products: str | None = None,
     layout: str = "BHND",
     mix_mode: str = "head_affine_lse",
+    qat_backward: str = "hp_stats",
     **options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As attention(), with what else the forward pass returns: out, lse [B,H,N], index [B,H,T_m,most] and count [B,H,T_m]."""
+    if qat_backward not in QAT_BACKWARD:
+        raise ValueError(f"qat_backward is {qat_backward!r}; expected one of {', '.join(QAT_BACKWARD)}")
     learned = [options.pop(name, None) for name in _LEARNED]
     options["mix"] = mix_mode
     device = _gpu.place_of(q)
     products = products or ("bf16" if device else None)
     config = str(device | _configure(q, k, mode, sparsity, router, bits, products, layout, options))
-    out, lse, index, count = torch.ops.sla2.attention_forward(q, k, v, *learned, config)
+    out, lse, index, count = torch.ops.sla2.attention_forward(q, k, v, *learned, bits == 8 and qat_backward == "hp_stats", config)
     return out, lse, index, count

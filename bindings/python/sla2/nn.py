@@ -46,7 +46,7 @@ class SparseAttention(nn.Module):
     hidden          what a gate reads in the next call, where the caller cannot hand it over itself
     layout          of q, k, v and the output: BHND or BNHD
     token_order     raster, hilbert or tile:4x4x4; anything but raster needs the call's `grid`
-    options         those of sla2.attention()
+    options         those of sla2.autograd.attention(), as qat_backward
     """
 
     def __init__(

@@ -216,8 +216,8 @@ typedef struct sla2_attention_saved {
   uint32_t struct_size;
   uint32_t reserved;           /**< 0 */
   const sla2_tensor *d_out;    /**< shape of out; any of its element types and strides */
-  const sla2_tensor *out;      /**< NULL: computed again */
-  const sla2_tensor *lse;      /**< NULL: computed again */
+  const sla2_tensor *out;      /**< NULL: computed again in high precision (see sla2_attention_backward()) */
+  const sla2_tensor *lse;      /**< NULL: as out; either NULL is both */
   const sla2_block_list *list; /**< required unless every block is kept or the mask is soft */
 } sla2_attention_saved;
 
@@ -240,6 +240,9 @@ SLA2_API sla2_status sla2_attention_grads_init(sla2_attention_grads *grads, uint
 SLA2_API sla2_status sla2_attention_backward_workspace_size(const sla2_attention *plan, uint64_t *bytes);
 
 /** Gradients of sla2_attention_run() with the same qkv and params; the same bits for any number of threads.
+ *  After a forward call with 8 bits, saved->out and saved->lse choose whose softmax it is. NULL ("hp_stats", what Python does by
+ *  default): both are computed again from the kept blocks in fp32 or with bf16 products, so that the weights add up to one.
+ *  Given ("paper"): those of the 8-bit forward, as SLA2's paper has it; one pass over the kept blocks less, and less exact.
  *  @return as sla2_attention_forward(). One thread at a time per plan. @since 0.1 */
 SLA2_API sla2_status sla2_attention_backward(sla2_attention *plan, const sla2_exec *exec, const sla2_qkv *in,
                                              const sla2_attention_params *params, const sla2_attention_saved *saved,

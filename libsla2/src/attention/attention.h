@@ -138,8 +138,10 @@ struct Gradients {
 
 struct Backward {
   Operand q, k, v, d_out;
-  Operand out;                 ///< what forward returned; null: computed again from the list in high precision (hp_stats)
-  const float* lse = nullptr;  ///< [B·H, N_q]; null: computed again
+  /// What forward returned: after 8 bits its rounding is in the gradients (the paper's way). Null: this and lse are computed
+  /// again from the list in high precision (hp_stats).
+  Operand out;
+  const float* lse = nullptr;  ///< [B·H, N_q]; null: as out
   Parameters parameters;
   const BlockList* list = nullptr;  ///< the blocks forward kept; required where the mask is hard
   Gradients gradients;

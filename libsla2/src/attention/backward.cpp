@@ -8,27 +8,29 @@
 #include "core/arithmetic.h"
 #include "kernels/panel_gemm.h"
 #include "kernels/route_scores.h"
+#include "kernels/tiles.h"
 
 namespace sla2::attention {
 namespace {
 
 using kernels::kPanel;
 
-constexpr int64_t kFullBlockQ = 128, kFullBlockK = 64;  // the dense tile: no list to keep to
-constexpr int64_t kTasksPerGroup = 128;                 // units are taken together until there are this many query blocks
-constexpr int64_t kMostChunks = 16;                     // parts of a unit: so many workers find work in one of them
-
 bool has_linear(Mode mode) {
   return mode == Mode::kSla2 || mode == Mode::kSla1 || mode == Mode::kLinearOnly || mode == Mode::kLPlusS;
 }
 
-BackwardShape make_shape(const Config& c, Isa isa) {
+/// Of the function that forward computes: what it replaces by full attention, and where it takes a soft mask, is the geometry's
+/// word.
+BackwardShape make_shape(const Geometry& g, Isa isa) {
   BackwardShape s;
-  s.config = c;
-  if (c.kv_heads == 0) s.config.kv_heads = c.heads;
-  s.scale = c.softmax_scale > 0 ? c.softmax_scale : 1.0 / std::sqrt(static_cast<double>(c.head_dim));
-  s.soft = c.tau > 0 && c.mode != Mode::kFull && c.router != Router::kGiven;
-  s.centred = c.mode != Mode::kFull;
+  s.config = g.config;
+  s.config.mode = g.mode;
+  const Config& c = s.config;
+  s.scale = g.scale;
+  s.soft = g.soft;
+  s.top_k = g.top_k;
+  // Keys minus their mean have less to round: wherever the configuration says so, also where full attention takes its place.
+  s.centred = g.config.mode != Mode::kFull;
   s.softmax = c.mode != Mode::kLinearOnly;
   s.linear = has_linear(c.mode);
   s.shares = c.mode == Mode::kSla2 || (c.mode == Mode::kSla1 && c.scope == Scope::kComplement);
@@ -41,8 +43,8 @@ BackwardShape make_shape(const Config& c, Isa isa) {
   s.panels = kernels::panels_of(s.dim);
   s.width = s.panels * kPanel;
   const bool dense = c.mode == Mode::kFull && !s.vsa;
-  s.block_q = dense ? kFullBlockQ : c.block_q;
-  s.block_k = dense ? kFullBlockK : c.block_k;
+  s.block_q = dense ? kernels::kFullBlockQ : c.block_q;
+  s.block_k = dense ? kernels::kFullBlockK : c.block_k;
   s.query_blocks = ceil_div(c.query_tokens, s.block_q);
   s.key_blocks = ceil_div(c.key_tokens, s.block_k);
   s.pool_blocks = s.pooled ? ceil_div(s.key_blocks, s.block_k) : 0;
@@ -52,8 +54,8 @@ BackwardShape make_shape(const Config& c, Isa isa) {
   s.units = c.batch * s.config.kv_heads;
   s.sharing = c.heads / s.config.kv_heads;
   s.blocks = s.sharing * s.query_blocks;
-  s.together = std::min(s.units, ceil_div(kTasksPerGroup, s.blocks));
-  s.chunks = std::min({kMostChunks, s.blocks, s.all_key_blocks()});
+  s.together = std::min(s.units, ceil_div(kernels::kTasksPerGroup, s.blocks));
+  s.chunks = std::min({kernels::kBackwardParts, s.blocks, s.all_key_blocks()});
   return s;
 }
 
@@ -61,9 +63,8 @@ BackwardShape make_shape(const Config& c, Isa isa) {
 void check_list(const BackwardShape& s, const Backward& in) {
   const Config& c = s.config;
   if (!s.softmax || c.mode == Mode::kFull || s.soft) return;
-  const auto kept = std::llround((1 - c.sparsity) * static_cast<double>(s.key_blocks));
   const bool by_count = c.router == Router::kSla2 || c.router == Router::kSla1 || c.router == Router::kVsa;
-  if (in.list == nullptr && by_count && kept == s.key_blocks) return;
+  if (in.list == nullptr && by_count && s.top_k == s.key_blocks) return;
   SLA2_CHECK(in.list != nullptr && in.list->index != nullptr && in.list->count != nullptr, SLA2_E_ARGUMENT,
              "attention: backward of a hard mask got no list of blocks; pass the one forward returned");
   for (int64_t row = 0; row < c.batch * c.heads * s.query_blocks; ++row) {
@@ -138,7 +139,8 @@ void copy_out(const double* from, int64_t count, float* to) {
 /// Σ over the batch of what the blocks said about a; per head, per head and block, or one number.
 void write_mix(const BackwardShape& s, const BackwardWorkspace& space, float* out) {
   const Config& c = s.config;
-  const int64_t heads = c.heads, columns = c.mix == Mix::kBlock ? s.query_blocks : c.mix == Mix::kHeadAffineLse ? 2 : 1;
+  const int64_t heads = c.heads, blocks = ceil_div(c.query_tokens, int64_t{c.block_q});  // full: not those of its tiles
+  const int64_t columns = c.mix == Mix::kBlock ? blocks : c.mix == Mix::kHeadAffineLse ? 2 : 1;
   const int64_t rows = c.mix == Mix::kConst ? 1 : heads;
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t column = 0; column < columns; ++column) {
@@ -168,8 +170,8 @@ void write_parameters(const BackwardShape& s, const BackwardWorkspace& space, co
 
 }  // namespace
 
-BackwardPlan::BackwardPlan(const Config& config, Isa isa, int slots)
-    : shape_(make_shape(config, isa)),
+BackwardPlan::BackwardPlan(const Geometry& geometry, Isa isa, int slots)
+    : shape_(make_shape(geometry, isa)),
       ops_(kernels::attention_ops(isa)),
       slots_(slots),
       bytes_(BackwardWorkspace(shape_, slots, nullptr).bytes()) {}

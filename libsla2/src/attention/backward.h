@@ -12,14 +12,14 @@
 #pragma once
 #include <algorithm>
 
-#include "attention/attention.h"
+#include "attention/geometry.h"
 #include "kernels/attention_ops.h"
 
 namespace sla2::attention {
 
 /// Sizes of every loop. Query and key blocks are those of the configuration (full mode: the dense tile's).
 struct BackwardShape {
-  Config config;
+  Config config;  ///< mode: the one that forward runs
   double scale = 0;
   bool bf16 = false;                       ///< tiles multiply bf16 numbers
   bool soft = false;                       ///< SoftTop-k: every block is seen, weighed
@@ -30,6 +30,7 @@ struct BackwardShape {
   bool pooled = false;                     ///< the softmax sees the mean key of each block that was not kept
   bool vsa = false;                        ///< a coarse branch, where a gate is given
   bool affine = false;                     ///< a needs the log-sum-exp
+  int64_t top_k = 0;                       ///< key blocks per query block by `sparsity`: the sum of a soft mask's row
   int64_t least = 0;                       ///< sla1: blocks of each row in neither branch
   int64_t dim = 0, panels = 0, width = 0;  ///< D, ceil(D / 16), panels · 16
   int64_t block_q = 0, block_k = 0, query_blocks = 0, key_blocks = 0;
@@ -54,8 +55,8 @@ struct BackwardShape {
 
 class BackwardPlan {
  public:
-  /// slots: how many workers may run at once. The configuration is one that a Plan has accepted.
-  BackwardPlan(const Config& config, Isa isa, int slots);
+  /// slots: how many workers may run at once.
+  BackwardPlan(const Geometry& geometry, Isa isa, int slots);
   [[nodiscard]] uint64_t workspace_bytes() const noexcept { return bytes_; }
   /// Throws ARGUMENT; allocates nothing.
   void run(const Backward& call, void* workspace) const;

@@ -62,6 +62,23 @@ const float* centre_state(const BackwardShape& s, const float* z, float* h, floa
   return centre;
 }
 
+/// dH = (φ(Q)/g)ᵀ·dO_l from the rows in x2 and x3. What rounding a row of dO_l to bf16 does, all channels of φ do alike, and φ(K)
+/// adds it up again: so only φ(Q)/g minus its mean row meets rounded rows, and the mean meets their sum in fp32. x2 is used up.
+void state_gradient(const BackwardCall& call, int64_t n, float* state, const BackwardWorker& w) {
+  const BackwardShape& s = call.shape;
+  float *const mean = w.panels, *const d_mean = mean + s.dim;
+  if (s.bf16) {
+    call.ops.mean_rows(w.x2, n, s.dim, mean, 1);
+    call.ops.mean_rows(w.x3, n, s.dim, d_mean, 1);
+    call.ops.shift_rows(n, s.dim, mean, w.x2);
+  }
+  outer_product(call, n, w.x2, w.x3, state, w);
+  for (int64_t c = 0; c < s.dim && s.bf16; ++c) {
+    const float sum = mean[c] * static_cast<float>(n);
+    for (int64_t e = 0; e < s.dim; ++e) state[c * s.width + e] += sum * d_mean[e];
+  }
+}
+
 /// ∂/∂(1 − M) of every query block on key block j: ⟨dH, h_j⟩ + ⟨dZ, z_j⟩; turned into logits of a soft mask.
 void soft_logits(const BackwardShape& s, const UnitBuffers& b, int64_t j) {
   const int64_t size = s.dim * s.width;
@@ -154,7 +171,7 @@ void linear_backward(const BackwardCall& call, const UnitBuffers& b, int64_t u, 
     for (int64_t c = 0; c < s.dim; ++c) sum[c] -= factor * static_cast<double>(phi[c]);
   }
   for (int64_t c = 0; c < s.dim; ++c) d_z[c] = static_cast<float>(w.z_sum[c]), d_floor[c] = static_cast<float>(w.h_sum[c]);
-  outer_product(call, n, w.x2, w.x3, b.d_h + u * s.dim * s.width, w);
+  state_gradient(call, n, b.d_h + u * s.dim * s.width, w);
 }
 
 void linear_totals(const BackwardCall& call) {

@@ -141,10 +141,7 @@ void backward_scores(const BackwardCall& call, const UnitBuffers& b, int64_t uni
     for (int64_t c = 0; c < s.dim; ++c) sum += left[c] * right[j * s.dim + c];
     scores[j] = s.scale * sum;
   }
-  if (s.soft) {
-    const auto keep = std::llround((1 - s.config.sparsity) * static_cast<double>(s.key_blocks));
-    soft_top_k(s.key_blocks, std::clamp<int64_t>(keep, 1, s.key_blocks), s.config.tau, scores, b.mask + u * s.key_blocks);
-  }
+  if (s.soft) soft_top_k(s.key_blocks, s.top_k, s.config.tau, scores, b.mask + u * s.key_blocks);
   if (!call.coarse) return;
   double *const weights = b.coarse_weights + u * s.key_blocks, *const coarse = b.coarse + u * s.dim;
   const double top = *std::max_element(scores, scores + s.key_blocks);

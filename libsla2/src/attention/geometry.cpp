@@ -7,16 +7,12 @@
 #include "core/arithmetic.h"
 #include "kernels/panel_gemm.h"
 #include "kernels/route_scores.h"
+#include "kernels/tiles.h"
 
 namespace sla2::attention {
 namespace {
 
 constexpr int64_t kMinDim = 32, kMaxDim = 256, kDimStep = 8;
-// The full path has no geometry of its own to keep, so it takes the tile that fits L2: q 64 KB, logits 32 KB, output
-// 64 KB, one block of keys and values 64 KB at D 128.
-constexpr int64_t kFullBlockQ = 128, kFullBlockK = 64;
-// Heads are prepared together until there are this many query blocks to share among threads; more would only cost memory.
-constexpr int64_t kTasksPerGroup = 128;
 constexpr int64_t kMostKeys = int64_t{1} << 34;     // keeps the number of every block inside int32
 constexpr int64_t kMaxElements = int64_t{1} << 56;  // keeps every byte offset inside int64
 
@@ -204,10 +200,10 @@ Geometry make_geometry(const Config& c, Isa isa) {
   }
   if (g.soft) g.int8 = g.bf16 = g.fp8 = false;  // a soft mask is for training: its weights are summed in fp32
   if (g.mode == Mode::kLinearOnly) g.max_kept = 0;
-  if (g.mode == Mode::kFull) set_blocks(g, kFullBlockQ, kFullBlockK);
+  if (g.mode == Mode::kFull) set_blocks(g, kernels::kFullBlockQ, kernels::kFullBlockK);
   if (g.pooled) g.mean_blocks = ceil_div(g.key_blocks, g.block_k);
   g.route_row = ceil_div(g.key_blocks, kernels::kRouteLanes) * kernels::kRouteLanes;
-  g.group = std::min(g.key_heads, ceil_div(kTasksPerGroup, g.query_blocks * g.heads_per_key));
+  g.group = std::min(g.key_heads, ceil_div(kernels::kTasksPerGroup, g.query_blocks * g.heads_per_key));
   return g;
 }
 

@@ -17,7 +17,7 @@ class CpuPlan final : public Plan {
         ops_(kernels::attention_ops(isa)),
         slots_(std::max(physical_threads(), thread_count())),
         bytes_(Workspace(geometry_, slots_, nullptr).bytes()),
-        backward_(config, isa, slots_) {
+        backward_(geometry_, isa, slots_) {
     stats_.mode_used = geometry_.mode;
     stats_.blocks_total = geometry_.heads * geometry_.query_blocks * geometry_.key_blocks;
     const int64_t kept = geometry_.routed ? geometry_.top_k : geometry_.mode == Mode::kFull ? geometry_.key_blocks : 0;

@@ -13,6 +13,11 @@ void load_queries(const Call& call, const Place& place, float scale, float* rows
   call.ops.load_rows(rows_of(call.in.q, place.head, g.config.heads), place.first, place.rows, g.dim, scale, rows);
 }
 
+/// Into w.q, as the softmax branch reads them.
+void load_softmax_queries(const Call& call, const Place& place, const WorkerBuffers& w) {
+  load_queries(call, place, call.geometry.bf16 ? 1.0F : static_cast<float>(call.geometry.scale * kLog2E), w.q);
+}
+
 /// Where unscaled queries lie. bf16 products scale the logits instead, so that queries that came as bf16 stay exact.
 float* plain_queries(const Geometry& g, const WorkerBuffers& w) { return g.bf16 ? w.q : w.q_phi; }
 
@@ -69,11 +74,7 @@ void run_query_block(const Call& call, int64_t key_head, const Place& place, con
   const Selection selection = select(call, head, place, w);
   w.clock->lap(Part::kRouter);
   if (call.route_only) return;
-  if (!g.bf16) {
-    load_queries(call, place, static_cast<float>(g.scale * kLog2E), w.q);
-  } else if (g.mode == Mode::kFull) {
-    load_queries(call, place, 1.0F, w.q);
-  }
+  if (!g.bf16 || g.mode == Mode::kFull) load_softmax_queries(call, place, w);
   w.clock->lap(Part::kPack);
   if (call.in.lse != nullptr) start_lse(call, head, place, g.mode == Mode::kFull ? w.q : plain_queries(g, w));
   const kernels::MergeInput merge = run_branches(call, head, place, selection, w);
@@ -84,7 +85,9 @@ void run_query_block(const Call& call, int64_t key_head, const Place& place, con
   call.ops.merge_rows(merge, place.rows, g.dim, rows, out.dtype, out.stride_token);
   if (call.in.lse != nullptr) finish_lse(call, place, w);
   w.clock->lap(Part::kMix);
-  if (call.in.probe != nullptr && is_probed(g, call.in.probe->fraction, place.block)) probe_block(call, head, place, w);
+  if (call.in.probe == nullptr || !is_probed(g, call.in.probe->fraction, place.block)) return;
+  if (w.extra != nullptr) load_softmax_queries(call, place, w);
+  probe_block(call, head, place, w);
 }
 
 }  // namespace sla2::attention

@@ -43,10 +43,10 @@ int64_t shortest_prefix(const double* share, int64_t count, double p) {
   return std::max<int64_t>(n, 1);
 }
 
-/// Longest prefix that sums to at most p, at least one.
+/// Longest prefix that sums to at most p, at least one. All of them sum to 1, whatever that rounds to.
 int64_t longest_prefix(const double* share, int64_t count, double p) {
   double sum = 0;
-  int64_t n = 0;
+  int64_t n = p >= 1 ? count : 0;
   while (n < count && (sum += share[n]) <= p) ++n;
   return std::max<int64_t>(n, 1);
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attention/workspace.h"
 
+#include <algorithm>
+
 #include "attention/rules.h"
 #include "kernels/panel_gemm.h"
 
@@ -48,10 +50,11 @@ void Workspace::place_head(Cursor& cursor, HeadBuffers& head) const {
 
 void Workspace::place_worker(Cursor& cursor, WorkerBuffers& worker) const {
   const Geometry& g = *geometry_;
+  const int64_t block = g.block_q * g.panels * kPanel;
   worker = {};
-  cursor.take(worker.q, g.block_q * g.dim);
-  cursor.take(worker.acc, g.panels * g.block_q * kPanel);
-  cursor.take(worker.rows, g.block_k * g.dim);
+  cursor.take(worker.q, block);
+  cursor.take(worker.acc, std::max(block, g.block_k * g.dim));
+  worker.rows = worker.acc;  // no query block runs while keys and values are packed
   if (g.bf16) {
     if (g.int8) {
       cursor.take(worker.q_int8, g.block_q * g.dim);
@@ -75,12 +78,13 @@ void Workspace::place_worker(Cursor& cursor, WorkerBuffers& worker) const {
   place_extras(cursor, worker);
   cursor.take(worker.w_linear, g.block_q);
   if (!g.linear) return;
-  cursor.take(worker.linear, g.panels * g.block_q * kPanel);
+  cursor.take(worker.linear, block);
   cursor.take(worker.z_sum, g.dim);
   cursor.take(worker.z_rest, g.block_q);
   cursor.take(worker.z_all, g.block_q);
   if (g.bf16) {
-    cursor.take(worker.q_features, g.block_q * g.dim);
+    worker.q_features = worker.q_bf16;  // the softmax branch has read them
+    if (g.int8) cursor.take(worker.q_features, g.block_q * g.dim);
     cursor.take(worker.key_features, g.block_k * g.panels * kPanel);
     cursor.take(worker.h_left_bf16, g.dim * g.panels * kPanel);
   } else {
@@ -105,7 +109,7 @@ void Workspace::place_extras(Cursor& cursor, WorkerBuffers& worker) const {
   }
   if (g.soft || g.pooled) cursor.take(worker.bias, (g.key_blocks + g.mean_blocks) * g.block_k);
   if (g.pooled) cursor.take(worker.key_list, g.key_blocks + g.mean_blocks);
-  if (g.mode == Mode::kSla1 || g.config.router == Router::kVsa) cursor.take(worker.extra, g.panels * g.block_q * kPanel);
+  if (g.mode == Mode::kSla1 || g.config.router == Router::kVsa) worker.extra = worker.q;  // both branches have read it
   if (g.config.router == Router::kVsa) cursor.take(worker.rows_q, g.block_q * g.dim);
 }
 

@@ -37,10 +37,10 @@ struct HeadBuffers {
 /// Scratch of one worker. Only the first group exists in full mode.
 struct WorkerBuffers {
   PartClock* clock;
-  float* q;                           ///< [bq][D] queries times softmax scale and log2 e
+  float* q;                           ///< [bq][D] queries times softmax scale and log2 e; room for [P][bq][16]
   float* tile;                        ///< [bq][bk] logits, then weights; fp32 products
   float* acc;                         ///< sparse branch: [P][bq][16]; with bf16 products [bq][P·16]
-  float* rows;                        ///< [bk][D] rows being packed
+  float* rows;                        ///< [bk][D] rows being packed; where acc is
   float *m, *l, *rescale, *w_sparse;  ///< [bq]
   bf16_t* q_bf16;                     ///< [bq][D]; this and the next three: bf16 products
   bf16_t* weights_bf16;               ///< [bq][bk]
@@ -56,7 +56,7 @@ struct WorkerBuffers {
   float* h_left;           ///< [D][16] one panel of H; fp32 products
   float* w_linear;         ///< [bq]
   double* h_sum;           ///< [D][16]; fp32 products
-  bf16_t* q_features;      ///< [bq][D] φ(Q); this and the next two: bf16 products
+  bf16_t* q_features;      ///< [bq][D] φ(Q), where q_bf16 is; this and the next two: bf16 products
   bf16_t* key_features;    ///< [bk/2][P·16][2] φ(K) of the block being prepared
   bf16_t* h_left_bf16;     ///< [D/2][P·16][2] H
   double* z_sum;           ///< [D]
@@ -75,7 +75,7 @@ struct WorkerBuffers {
   double* linear_weights;  ///< [T_n] 1 - M
   float* bias;             ///< [T_n + blocks of means][bk] base 2; a soft mask and pooled mode
   int32_t* key_list;       ///< [T_n + blocks of means]; pooled mode
-  float* extra;            ///< as `linear`: what is added to the softmax branch; sla1 and router vsa
+  float* extra;            ///< as `linear`, where q is: what is added to the softmax branch; sla1 and router vsa
   float* rows_q;           ///< [bq][D]; router vsa
 };
 

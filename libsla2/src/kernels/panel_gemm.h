@@ -8,10 +8,10 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/tiles.h"
+
 namespace sla2::kernels {
 
-/// Columns of a packed panel: two AVX2 registers wide, so that 6 rows fill 12 accumulators and leave 4 registers.
-inline constexpr int64_t kPanel = 16;
 [[nodiscard]] constexpr int64_t panels_of(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 
 using PanelGemm = void (*)(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_step, const float* b, float* c,

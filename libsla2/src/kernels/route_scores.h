@@ -8,11 +8,11 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/tiles.h"
+
 namespace sla2::kernels {
 
 /// key_row is a multiple of kRouteLanes; scores has key_row entries.
-inline constexpr int64_t kRouteLanes = 8;
-
 using RouteScores = void (*)(int64_t dim, int64_t key_row, const float* q, const float* keys, double scale, double* scores);
 
 namespace ref {

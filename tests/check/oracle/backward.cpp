@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradients by the chain rule, in the order of the formulas (maths of SLA2 with the listings' slips put right: 1/√D on dQ and
 // dK, dV accumulated, the implicit gradient through SoftTop-k's shift). Row by row; then what lies per block; then what all
-// keys share.
+// keys share. Products take two operands in the arithmetic's type, as they do forward.
 #include "oracle/state.h"
 
 namespace sla2::check {
@@ -129,11 +129,13 @@ class Backward {
     if (sparse.sum == 0) return;
     const int64_t b = row / p.block_q;
     const T mean = dot(d_sparse.data(), sparse.o.data(), p.dim);  // D^s
+    Vec factor = d_sparse;
+    for (T& x : factor) x = A::operand(x);  // of dO·Vᵀ and Pᵀ·dO
     for (int64_t j = 0; j < state.columns(); ++j) {
       const T prob = sparse.e[static_cast<size_t>(j)] / sparse.sum;
       if (prob == 0) continue;
-      add(d_values.row(j), A::operand(prob), d_sparse.data(), p.dim);
-      const T d_s = prob * (dot(d_sparse.data(), state.values.row(j), p.dim) - mean);
+      add(d_values.row(j), A::operand(prob), factor.data(), p.dim);
+      const T d_s = prob * (dot(factor.data(), state.values.row(j), p.dim) - mean);
       const T d_logit_here = A::operand(state.scale * d_s);
       add(d_q.row(row), d_logit_here, state.keys.row(j), p.dim);
       add(d_keys.row(j), d_logit_here, state.q.row(row), p.dim);
@@ -148,10 +150,14 @@ class Backward {
     const T floor = static_cast<T>(kDenominatorFloor);
     for (int64_t c = 0; c < p.dim; ++c) {
       const T g = state.phi_q(row, c) / linear.denominator;
+      // dO_l stays as it is here: its rounding would be the same for all channels of φ, add up in φ(K)·dH, and hide all others.
       add(d_h_sum.row(0) + c * p.dim, A::feature(g), d_linear.data(), p.dim);
       (linear.floored ? d_z_all : d_z_sum)(0, c) -= (linear.floored ? floor : T{1}) * g * mean;
       const T z = linear.floored ? floor * state.z_all[static_cast<size_t>(c)] : z_sum[static_cast<size_t>(c)];
-      d_phi_q(row, c) += (dot(d_linear.data(), &h_sum[static_cast<size_t>(c * p.dim)], p.dim) - mean * z) / linear.denominator;
+      T d_state = 0;  // dO_l·Hᵀ
+      for (int64_t d = 0; d < p.dim; ++d)
+        d_state += A::feature(d_linear[static_cast<size_t>(d)]) * A::feature(h_sum[static_cast<size_t>(c * p.dim + d)]);
+      d_phi_q(row, c) += (d_state - mean * z) / linear.denominator;
     }
   }
 
@@ -174,11 +180,13 @@ class Backward {
 
   /// h_j = φ(K_j)ᵀV_j, z_j = column sums: dφ(K_j) = V_j·dh_jᵀ + 1·dz_jᵀ, dV_j += φ(K_j)·dh_j.
   void features() {
+    Matrix<T> factor = d_h;
+    for (T& x : factor.data) x = A::feature(x);
     for (int64_t t = 0; t < p.keys && state.has_linear(); ++t) {
       const int64_t j = t / p.block_k;
       for (int64_t c = 0; c < p.dim; ++c) {
-        d_phi_k(t, c) = dot(d_h.row(j) + c * p.dim, state.feature_values.row(t), p.dim) + d_z(j, c) + d_z_all(0, c);
-        add(d_values.row(t), A::feature(state.phi_k(t, c)), d_h.row(j) + c * p.dim, p.dim);
+        d_phi_k(t, c) = dot(factor.row(j) + c * p.dim, state.feature_values.row(t), p.dim) + d_z(j, c) + d_z_all(0, c);
+        add(d_values.row(t), A::feature(state.phi_k(t, c)), factor.row(j) + c * p.dim, p.dim);
       }
     }
   }

@@ -46,6 +46,7 @@ int64_t shortest_prefix(const Row& share, const std::vector<int64_t>& order, dou
 
 /// sparge's cdf rule: as many as have a cumulated share ≤ p, at least one.
 int64_t count_below(const Row& share, const std::vector<int64_t>& order, double p) {
+  if (p >= 1) return static_cast<int64_t>(order.size());  // shares sum to 1, however they round
   double sum = 0;
   int64_t n = 0;
   for (const int64_t j : order) {

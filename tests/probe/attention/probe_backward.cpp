@@ -86,7 +86,8 @@ void run(Options& o) {
   c.query_tokens = q.info.shape[2];
   c.head_dim = q.info.shape[3];
   c.key_tokens = k.info.shape[2];
-  const attention::BackwardPlan plan(make_config(o), active_isa(), std::max(physical_threads(), thread_count()));
+  const attention::BackwardPlan plan(attention::make_geometry(make_config(o), active_isa()), active_isa(),
+                                     std::max(physical_threads(), thread_count()));
   AlignedBuffer<std::byte> workspace(plan.workspace_bytes());
   const DType dtype = q.info.dtype;
   attention::Backward call;
@@ -231,6 +232,7 @@ int main(int argc, char** argv) {
     sub->add_option("--threads", o.threads);
     sub->add_option("--sparsity", o.config.sparsity);
     sub->add_option("--tau", o.config.tau);
+    sub->add_option("--min-tokens", o.config.min_tokens);
     sub->add_option("--negligible", o.config.negligible);
     sub->add_option("--scale", o.config.softmax_scale);
     sub->add_option("--block-q", o.config.block_q);

@@ -122,6 +122,17 @@ TEST_CASE("below min_tokens sparse modes run as full, and say so", "[attention]"
   CHECK(out == run_with(sparse_config(Mode::kFull), in, kNothing));
 }
 
+TEST_CASE("sparge's cdf with top_p 1 keeps every block, though the shares' sum rounds above 1", "[attention]") {
+  Inputs in;
+  std::fill(in.k.begin(), in.k.end(), 1.0F);  // equal scores: 20 shares of fl(1/20) sum to 1 + 2^-52
+  attention::Config c = sparse_config(Mode::kSparseOnly);
+  c.router = Router::kSparge, c.rule = attention::Rule::kCdf, c.top_p = 1, c.block_k = 16;
+  std::vector<int32_t> index(5 * 20), count(5);
+  attention::BlockList list{index.data(), count.data(), 20};
+  run_with(c, in, [&](attention::Forward& call) { call.list = &list; });
+  CHECK(count == std::vector<int32_t>(5, 20));
+}
+
 TEST_CASE("a probe looks at the fraction of query blocks it was asked for", "[attention]") {
   const Inputs in;
   const attention::Config c = sparse_config(Mode::kSla2);

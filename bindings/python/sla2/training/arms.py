@@ -52,7 +52,7 @@ def layer_modes(config: Config, layers: int) -> list[LayerMode]:
 def make_layer(config: Config, one: LayerMode, heads: int, head_dim: int, width: int, grid: tuple[int, int, int]) -> SparseAttention:
     """The module of one layer; `width` is the model's, `grid` the training size's tokens (alpha_mode block)."""
     own = config.attention
-    options: dict[str, Any] = {"smooth_k": own.smooth_k}
+    options: dict[str, Any] = {"smooth_k": own.smooth_k, "qat_backward": own.qat_backward}
     if own.products:
         options["products"] = own.products
     if own.bits == 8 and own.fp8_values:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage 2: the model with sparse attention, end to end, beside the frozen full-attention teacher.
 
-Masks are hard, routers rest. With `attention.bits` 8 the forward pass multiplies bytes and the backward pass does not (sla2.autograd).
+Masks are hard, routers rest. With `attention.bits` 8 the forward pass multiplies bytes and the backward pass does not;
+`attention.qat_backward` says whose softmax it differentiates (sla2.autograd).
 All randomness of a step comes from (seed, step, place in the batch): a run that goes on, or has more processes, sees the same numbers.
 """
 

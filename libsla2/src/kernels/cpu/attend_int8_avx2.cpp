@@ -6,11 +6,12 @@
 
 #include "kernels/attend_int8.h"
 #include "kernels/cpu/exp2.h"
+#include "kernels/tiles.h"
 
 namespace sla2::kernels::avx2 {
 namespace {
 
-constexpr int64_t kTileRows = 4, kMaxDim = 256, kMaxBlock = 128;
+constexpr int64_t kTileRows = kInt8Rows, kMaxDim = 256, kMaxBlock = 128;
 constexpr int64_t kEight = 8, kWidth = 16;  // lanes; what rows of acc are a multiple of
 constexpr float kNone = -__builtin_inff();
 

@@ -2,17 +2,15 @@
 // What attention with bf16 and with eight-bit Q·K share, for files of AVX-512 + BF16 only: tiles of scores in registers become
 // bf16 weights and their sums, and weights times values.
 //
-// Sizes. A tile is 4 rows x 64 columns: 16 accumulators, 4 registers of the right-hand side, and the softmax of a tile is
-// short enough (16 vectors) to overlap with the products of the next one in the reorder buffer; 6 x 64 needs fewer loads
-// but was 2 % slower for that reason. One key block of 64 x 128 is 16 KB of values (and 16 or 8 KB of keys): each stays in L1
-// while all rows pass. Logits never leave registers: they become weights in bf16 (16 KB for 128 x 64).
+// Sizes: kernels/tiles.h. One key block of 64 x 128 is 16 KB of values (and 16 or 8 KB of keys): each stays in L1 while all rows
+// pass. Logits never leave registers: they become weights in bf16 (16 KB for 128 x 64).
 #pragma once
 #include "kernels/cpu/bf16_vectors.h"
 
 namespace sla2::kernels::avx512_bf16 {
 namespace {
 
-constexpr int64_t kGroup = 64;  ///< rows whose weights are made and used in one go
+constexpr int64_t kGroup = kWeighedRows;
 
 /// The maximum of `row` is now `top`: what was summed before shrinks.
 template <typename Args>

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "core/dtype.h"
+#include "kernels/tiles.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wuninitialized"        // GCC 12 sees both in its own _mm512_undefined_ps
@@ -17,7 +18,7 @@ namespace {
 using Vec = __m512;
 using Pairs = __m512bh;
 constexpr int64_t kLanes = 16, kPairLanes = 32;
-constexpr int kRows = 4, kVecs = 4;
+constexpr int kRows = kBf16Rows, kVecs = kBf16Vecs;
 constexpr int64_t kColumns = kVecs * kLanes;
 constexpr float kNone = -__builtin_inff();
 

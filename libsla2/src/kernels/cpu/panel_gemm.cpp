@@ -11,7 +11,7 @@ namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 using Tag = hn::FixedTag<float, 8>;
 using Vec = hn::Vec<Tag>;
-constexpr int64_t kMaxRows = 6;
+constexpr int64_t kMaxRows = kGemmRows;
 
 template <int kRows>
 void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_step, const float* b, float* c, int64_t c_row,

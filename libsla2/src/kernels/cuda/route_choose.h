@@ -150,7 +150,7 @@ SLA2_DEVICE uint32_t count_by_share(const Row& row, uint32_t ranked) {
   if (thread_index() == 0) {
     double all = 0, sum = 0;
     for (uint32_t n = 0; n < ranked; ++n) all = add_rounded(all, shared_load<double>(at + n * 8));
-    uint32_t n = 0;
+    uint32_t n = row.p.rule == kRuleCdf && row.p.top_p >= 1 ? ranked : 0;  // whatever all of them round to
     if (row.p.rule == kRuleCdf) {
       while (n < ranked && (sum = add_rounded(sum, shared_load<double>(at + n * 8) / all)) <= row.p.top_p) ++n;
     } else {
