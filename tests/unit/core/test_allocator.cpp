@@ -104,7 +104,7 @@ TEST_CASE("a buffer that cannot be had is SLA2_E_MEMORY, and counts as none") {
     CHECK(host.calls == 1);
   }
   CHECK(status_of([] { AlignedBuffer<double>(SIZE_MAX / 4); }) == SLA2_E_MEMORY);
-#if !defined(__SANITIZE_THREAD__)  // its allocator ends the process instead
+#if !defined(__SANITIZE_THREAD__)                                                   // its allocator ends the process instead
   CHECK(status_of([] { AlignedBuffer<char>(size_t{1} << 60); }) == SLA2_E_MEMORY);  // more than any address space
 #endif
   CHECK(status_of([] { set_host_allocator({}); }) == SLA2_OK);
