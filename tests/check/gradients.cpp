@@ -8,6 +8,7 @@
 
 #include "cuda_emulator/kernels_table.h"
 #include "fill.h"
+#include "kernels/attention_ops.h"
 #include "memory.h"
 
 namespace sla2::check {
@@ -367,7 +368,7 @@ std::string distrust(GradientSubject& subject, Arithmetic arithmetic) {
 
 Verdict check_gradients(GradientSubject& subject, const std::vector<int>& threads, const Target& target) {
   const Case& c = subject.test();
-  const bool has_bf16 = target.gpu || target.isa >= Isa::kAvx512Bf16;
+  const bool has_bf16 = target.gpu || kernels::multiplies_bf16(target.isa);
   const Arithmetic arithmetic = c.bits != 8 ? arithmetic_of(c, target) : has_bf16 ? Arithmetic::kBf16 : Arithmetic::kF32;
   Verdict v;
   v.status = Status::kFail;

@@ -305,17 +305,20 @@ std::vector<Target> emulated_gpus() {
 std::vector<Target> kernels_here(std::string& note) {
   static_assert(std::is_trivially_copyable_v<kernels::AttentionOps>, "tables are compared as bytes");
   std::vector<Target> result;
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
+  for (const Isa isa : kAllIsas) {
     if (isa > active_isa()) {
       note += fmt::format("SKIP(this CPU or SLA2_ISA stops below it): isa {}\n", isa_name(isa));
       continue;
     }
     const kernels::AttentionOps ops = kernels::attention_ops(isa);
-    const kernels::AttentionOps below = kernels::attention_ops(result.empty() ? isa : result.back().isa);
-    if (!result.empty() && std::memcmp(&ops, &below, sizeof ops) == 0)
+    kernels::AttentionOps below = kernels::attention_ops(result.empty() ? isa : result.back().isa);
+    const auto differs = [&] { return result.empty() || std::memcmp(&ops, &below, sizeof ops) != 0; };
+    if (!differs()) {
       note += fmt::format("SKIP(the same kernels as {}): isa {}\n", result.back().name, isa_name(isa));
-    else
-      result.push_back({std::string(isa_name(isa)), isa, nullptr});
+      continue;
+    }
+    below.attend_int8 = ops.attend_int8;
+    result.push_back({std::string(isa_name(isa)), isa, nullptr, !differs()});
   }
   return result;
 }
@@ -328,8 +331,9 @@ std::vector<double> widen(const std::vector<std::byte>& bits, Element type) {
 }
 
 Arithmetic arithmetic_of(const Case& c, const Target& target) {
-  if (c.bits == 8) return c.fp8_values != 0 && target.gpu ? Arithmetic::kFp8 : Arithmetic::kInt8;
-  return c.products == Element::kBf16 && (target.gpu || target.isa >= Isa::kAvx512Bf16) ? Arithmetic::kBf16 : Arithmetic::kF32;
+  if (c.bits == 8) return c.fp8_values != 0 ? Arithmetic::kFp8 : Arithmetic::kInt8;
+  return c.products == Element::kBf16 && (target.gpu || kernels::multiplies_bf16(target.isa)) ? Arithmetic::kBf16
+                                                                                              : Arithmetic::kF32;
 }
 
 }  // namespace sla2::check
