@@ -144,6 +144,8 @@ class Plan {
     facts["blocks_kept"] = stats.blocks_kept;
     facts["blocks_total"] = stats.blocks_total;
     facts["mean_linear_weight"] = stats.mean_linear_weight;
+    facts["bits_used"] = stats.bits_used;
+    facts["products_used"] = stats.products_used;
     if (probe_fraction > 0) {
       facts["probe_relative_l1"] = probe.relative_l1;
       facts["probe_cosine"] = probe.cosine;

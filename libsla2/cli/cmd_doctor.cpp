@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <string_view>
+#include <utility>
 
 #include "clip_metadata.h"
 #include "commands.h"
@@ -81,6 +83,30 @@ json folder_report(const fs::path& folder) {
 
 void line(bool good, const std::string& text) { std::puts(fmt::format("  {} {}", good ? "+" : "-", text).c_str()); }
 
+/// What a library is there for.
+std::string_view library_use(std::string_view name) {
+  constexpr std::pair<std::string_view, std::string_view> kUses[] = {
+      {"onednn", "products of Linears and text encoder, convolutions of the VAE"},
+      {"sentencepiece", "prompts into tokens"},
+      {"utf8proc", "prompts in one Unicode form"},
+      {"libavformat", "clips written and read, settings kept in them"},
+      {"libavcodec", "the encoders below"},
+      {"libswscale", "RGB into an encoder's colours, and back"},
+  };
+  for (const auto& [library, use] : kUses)
+    if (library == name) return use;
+  return "";
+}
+
+/// Instructions of the CPU and what they are for; what SLA2_ISA made of them.
+void print_cpu(const json& system) {
+  line(true, fmt::format("instruction set {}, {} threads", system.value("isa", "?"), system.value("threads", 0)));
+  const std::string complaint = system.value("isa_complaint", "");
+  if (!complaint.empty()) line(false, complaint);
+  for (const json& feature : system.value("cpu_features", json::array()))
+    line(feature.value("present", false), fmt::format("{:<13} {}", feature.value("name", "?"), feature.value("enables", "")));
+}
+
 /// Each GPU, or what is missing for one.
 void print_gpus(const json& cuda) {
   for (const json& gpu : cuda.value("gpus", json::array()))
@@ -94,15 +120,13 @@ void print_gpus(const json& cuda) {
 void print_report(const json& report) {
   const json& system = report["system"];
   std::puts(fmt::format("sla2 {} on {}", sla2_version(), system.value("cpu", "?")).c_str());
-  line(true, fmt::format("instruction set {}, {} threads", system.value("isa", "?"), system.value("threads", 0)));
-  const bool bf16 = system.value("fast_bf16", false);
-  line(bf16, bf16 ? "bf16 matrix products in hardware" : "no bf16 instructions: products run in fp32");
+  print_cpu(system);
   line(true, fmt::format("memory: {} of {} available", bytes_text(system.value("memory_available_bytes", uint64_t{0})),
                          bytes_text(system.value("memory_total_bytes", uint64_t{0}))));
   print_gpus(system.value("cuda", json::object()));
   std::puts("Libraries");
   for (const auto& [name, version] : report["libraries"].items())
-    line(true, fmt::format("{} {}", name, version.get<std::string>()));
+    line(true, fmt::format("{:<13} {:<9} {}", name, version.get<std::string>(), report["library_uses"].value(name, "")));
   std::puts("Encoders");
   for (const json& encoder : report["encoders"]) {
     line(encoder["works"].get<bool>(),
@@ -136,6 +160,7 @@ json doctor_report() {
   report["libraries"]["libavformat"] = version_text(avformat_version());
   report["libraries"]["libavcodec"] = version_text(avcodec_version());
   report["libraries"]["libswscale"] = version_text(swscale_version());
+  for (const auto& [name, version] : report["libraries"].items()) report["library_uses"][name] = std::string(library_use(name));
   report["encoders"] = encoder_report();
   report["presets"] = list_presets();
   report["model"] = model_report();

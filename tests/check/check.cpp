@@ -220,6 +220,7 @@ std::vector<Finding> check_case(const Case& c, const Settings& settings) {
     GradientSubject subject(c);
     const Target* ran = nullptr;  // a GPU: gradients have the same kernels on all of them
     for (const Target& target : settings.targets) {
+      if (target.only_int8) continue;  // backward multiplies no bytes
       if (target.gpu && ran != nullptr) {
         keep({Status::kSkip, "", "", "", "the same kernels as " + ran->name, 0}, target.name);
         continue;
@@ -235,6 +236,7 @@ std::vector<Finding> check_case(const Case& c, const Settings& settings) {
   std::map<Arithmetic, Truth> truths;
   Subject subject(c, heads);
   for (const Target& target : settings.targets) {
+    if (target.only_int8 && c.bits != 8) continue;
     const Arithmetic plain = arithmetic_of(c, target);
     if (truths.find(plain) == truths.end()) truths.emplace(plain, make_truth(c, heads, exact, plain));
     keep(check_isa(c, settings, subject, truths.at(plain), target), target.name);

@@ -154,10 +154,11 @@ int main(int argc, char** argv) {
       ->take_all()
       ->expected(1)
       ->allow_extra_args(false);
-  app.add_option("--isa", o.isa,
-                 "all, best, scalar, avx2, avx512 or avx512_bf16; or the CUDA kernels: gpu or gpu:N on that GPU, emulated, "
-                 "emulated_sm80, "
-                 "emulated_sm89, far:80 (emulated, with memory of its own)")
+  app.add_option(
+         "--isa", o.isa,
+         "all, best, scalar, avx2, avx512, avx512_vnni or avx512_bf16; or the CUDA kernels: gpu or gpu:N on that GPU, emulated, "
+         "emulated_sm80, "
+         "emulated_sm89, far:80 (emulated, with memory of its own)")
       ->capture_default_str();
   app.add_option("--threads", o.threads, "thread counts whose bits must agree (1,2,3,7); the first one times")->delimiter(',');
   app.add_option("--seed", o.seed, "added to the seed of every case: other numbers for the same lines")

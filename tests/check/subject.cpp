@@ -16,10 +16,6 @@ To as(From value) {
   return static_cast<To>(static_cast<int>(value) + 1);
 }
 
-/// Instruction sets on which attention multiplies bytes, and bf16 numbers; the others take fp32 (docs/numerics.md, "Precision").
-bool multiplies_bytes(Isa isa) { return isa >= Isa::kAvx512Bf16; }
-bool multiplies_bf16(Isa isa) { return isa >= Isa::kAvx512Bf16; }
-
 /// a is handed over as learned numbers, or else as two numbers of the configuration.
 bool learns_mix(const Case& c) {
   const bool per_head =
@@ -310,17 +306,20 @@ std::vector<Target> emulated_gpus() {
 std::vector<Target> kernels_here(std::string& note) {
   static_assert(std::is_trivially_copyable_v<kernels::AttentionOps>, "tables are compared as bytes");
   std::vector<Target> result;
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
+  for (const Isa isa : kAllIsas) {
     if (isa > active_isa()) {
       note += fmt::format("SKIP(this CPU or SLA2_ISA stops below it): isa {}\n", isa_name(isa));
       continue;
     }
     const kernels::AttentionOps ops = kernels::attention_ops(isa);
-    const kernels::AttentionOps below = kernels::attention_ops(result.empty() ? isa : result.back().isa);
-    if (!result.empty() && std::memcmp(&ops, &below, sizeof ops) == 0)
+    kernels::AttentionOps below = kernels::attention_ops(result.empty() ? isa : result.back().isa);
+    const auto differs = [&] { return result.empty() || std::memcmp(&ops, &below, sizeof ops) != 0; };
+    if (!differs()) {
       note += fmt::format("SKIP(the same kernels as {}): isa {}\n", result.back().name, isa_name(isa));
-    else
-      result.push_back({std::string(isa_name(isa)), isa, nullptr});
+      continue;
+    }
+    below.attend_int8 = ops.attend_int8;
+    result.push_back({std::string(isa_name(isa)), isa, nullptr, !differs()});
   }
   return result;
 }
@@ -333,14 +332,13 @@ std::vector<double> widen(const std::vector<std::byte>& bits, Element type) {
 }
 
 Arithmetic arithmetic_of(const Case& c, const Target& target) {
-  // What runs, not what was asked for: where the library takes fp32 in the place of bf16 or bytes, fp32 is what it is held to.
+  // What runs, not what was asked for: where the library takes fp32 in the place of bf16, fp32 is what it is held to.
   const bool routed = c.problem.mode != Mode::kFull && c.problem.mode != Mode::kLinearOnly;
   const bool soft = c.problem.tau > 0 && routed;
   if (!target.gpu && soft) return Arithmetic::kF32;
-  if (c.bits == 8 && (target.gpu || multiplies_bytes(target.isa)))
-    return c.fp8_values != 0 ? Arithmetic::kFp8 : Arithmetic::kInt8;
-  const bool bf16 = c.bits == 8 || c.products == Element::kBf16;
-  return bf16 && (target.gpu || multiplies_bf16(target.isa)) ? Arithmetic::kBf16 : Arithmetic::kF32;
+  if (c.bits == 8) return c.fp8_values != 0 ? Arithmetic::kFp8 : Arithmetic::kInt8;
+  return c.products == Element::kBf16 && (target.gpu || kernels::multiplies_bf16(target.isa)) ? Arithmetic::kBf16
+                                                                                              : Arithmetic::kF32;
 }
 
 }  // namespace sla2::check

@@ -14,6 +14,7 @@ struct Target {
   std::string name;
   Isa isa = Isa::kScalar;
   std::shared_ptr<TestGpu> gpu;
+  bool only_int8 = false;  ///< its other kernels are those of the target before
 };
 
 /// One call: its bits, or the library's refusal.

@@ -180,6 +180,20 @@ def test_sla2_attention_reports_its_sparsity(generate, tmp_path):
     assert all(0.3 < layer["achieved_sparsity"] < 0.7 for layer in layers)
 
 
+def test_the_report_says_which_products_ran(generate, environment, tmp_path):
+    arguments = ("-o", tmp_path / "a.gif", "--report", tmp_path / "r.json", "--precision", "bf16", "--steps", "1")
+    lower = {**environment, "SLA2_ISA": "avx2"}
+    told = generate(*arguments, env=lower).stderr
+    report = json.loads((tmp_path / "r.json").read_text())
+    if report["machine"]["isa"] != "avx2":
+        pytest.skip("this CPU has no AVX2")
+    assert {(layer["attention_bits"], layer["attention_products"]) for layer in report["layers"]} == {(16, "fp32")}
+    assert "lacks AVX-512 BF16" in told and any("lacks AVX-512 BF16" in note for note in report["fallbacks"])
+    generate(*arguments, "--bits", "8", env=lower)
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert {(layer["attention_bits"], layer["attention_products"]) for layer in report["layers"]} == {(8, "bf16")}
+
+
 def test_info_on_weights(sla2, tiny_model):
     assert "Wan DiT" in sla2("info", tiny_model / "dit.safetensors").stdout
     assert json.loads(sla2("info", tiny_model / "vae.safetensors", "--json").stdout)["kind"] == "wan_vae"

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +87,26 @@ def test_doctor(sla2):
     assert any(e["container"] == "mp4" and e["used"] for e in report["encoders"])
     assert {"libavcodec", "libavformat", "libswscale"} <= set(report["libraries"])
     assert "Encoders" in sla2("doctor").stdout
+
+
+def test_doctor_says_what_the_cpu_and_the_libraries_are_for(sla2):
+    report = json.loads(sla2("doctor", "--json").stdout)
+    flags = set(re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE).group(1).split())
+    names = {"AVX2": "avx2", "FMA": "fma", "F16C": "f16c", "AVX-512 VNNI": "avx512_vnni", "AVX-512 BF16": "avx512_bf16"}
+    features = {one["name"]: one for one in report["system"]["cpu_features"]}
+    assert {name: features[name]["present"] for name in names} == {name: flag in flags for name, flag in names.items()}
+    assert features["AVX-512"]["present"] == ({"avx512f", "avx512cd", "avx512bw", "avx512vl", "avx512dq"} <= flags)
+    assert all(one["enables"] for one in features.values())
+    assert report["library_uses"].keys() == report["libraries"].keys() and all(report["library_uses"].values())
+    text = sla2("doctor").stdout
+    assert all(one["enables"] in text for one in features.values())
+
+
+def test_an_instruction_set_that_cannot_be_had_is_told(sla2, generate, environment, tmp_path):
+    for word, lowered in (("avx9", False), ("scalar", True)):
+        chosen = {**environment, "SLA2_ISA": word}
+        assert ("SLA2_ISA=" in sla2("doctor", env=chosen).stdout) != lowered
+        system = json.loads(sla2("doctor", "--json", env=chosen).stdout)["system"]
+        assert bool(system["isa_complaint"]) != lowered and (system["isa"] == "scalar") == lowered
+    told = generate("-o", tmp_path / "a.gif", "--steps", "1", env={**environment, "SLA2_ISA": "avx9"}).stderr
+    assert told.count("SLA2_ISA=avx9 is no instruction set; expected scalar, avx2, avx512, avx512_vnni or avx512_bf16") == 1

@@ -53,6 +53,18 @@ def test_layouts_strides_and_read_only_inputs_give_the_same_bits():
     assert np.array_equal(sla2.attention(q, k, v, sparsity=0.5), expected)
 
 
+def test_info_says_what_ran():
+    q, k, v = (normal(1, 1, 100, 64) for _ in range(3))
+    plain, eight, soft = (
+        sla2.attention(q, k, v, sparsity=0.5, return_info=True, **asked)[1] for asked in ({}, {"bits": 8}, {"bits": 8, "tau": 0.5})
+    )
+    isa = sla2.system_info()["isa"]
+    ran = [(info["bits_used"], info["products_used"]) for info in (plain, eight, soft)]
+    assert ran == [(16, "fp32"), (16, "fp32") if isa == "scalar" else (8, "bf16"), (16, "fp32")]
+    _, info = sla2.attention(q, k, v, products="bf16", return_info=True)
+    assert info["products_used"] == ("bf16" if isa == "avx512_bf16" else "fp32")
+
+
 def test_info_lists_and_route_agree():
     q, k, v = (normal(1, 2, 300, 64) for _ in range(3))
     _, info = sla2.attention(q, k, v, sparsity=0.6, block_q=64, block_k=32, return_info=True, probe=0.3)

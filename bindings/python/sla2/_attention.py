@@ -109,7 +109,8 @@ class Attention:
         held, at = self._at(tensors, self.workspace_bytes)
         facts = self._native.run(tensors, outputs, probe, threads, at)
         del held  # torch's allocator gives it to what comes later on the same stream
-        facts["mode_used"] = _CHOICES["mode"][facts["mode_used"] - 1]
+        for kind in ("mode", "products"):
+            facts[f"{kind}_used"] = _CHOICES[kind][facts[f"{kind}_used"] - 1]
         return facts
 
     def route(self, tensors: dict[str, Any], *, threads: int = 0) -> tuple[Any, Any]:
@@ -209,7 +210,7 @@ def attention(
     """Attention of q [B,H,N,D] over k, v [B,H_kv,N_k,D]; fp32, fp16 or bf16, any strides with channels contiguous.
 
     sparsity   fraction of key blocks skipped; with 0 or `mode="full"` this is plain attention
-    bits       16, or 8: queries and keys multiplied as bytes
+    bits       16, or 8: queries and keys multiplied as bytes; the info's bits_used and products_used say what ran
     products   what 16 bits multiply: bf16 where q is bf16 and on GPUs, else fp32
     options    softmax_scale, block_q, block_k, smooth_k, mix, mix_scale, mix_bias, scope, rule, top_p, theta, negligible, tau,
                protect_first, protect_last, protect_near, min_tokens, fp8_values: as in sla2/attention.h
@@ -220,7 +221,8 @@ def attention(
     On a CUDA device (torch tensors) the call is queued on torch's current stream and does not wait; what its kernels cannot do raises
     UnsupportedError, a machine without driver or kernels DeviceError, and nothing falls back to the CPU.
 
-    Returns out, or (out, info) with `return_info=True`: mode_used, sparsity, blocks (index, count), lse [B,H,N] and the probe's errors.
+    Returns out, or (out, info) with `return_info=True`: mode_used, bits_used, products_used, sparsity, blocks (index, count),
+    lse [B,H,N] and the probe's errors.
     Raises ArgumentError (a ValueError) for shapes, strides and values, UnsupportedError for element types and devices.
     """
     learned = {name: options.pop(name) for name in _LEARNED if name in options}

@@ -79,8 +79,11 @@ typedef struct sla2_attention_config {
   int32_t router;        /**< SLA2_ROUTER_*; default SLA2_ROUTER_SLA2 */
   int32_t scope;         /**< SLA1: SLA2_SCOPE_*; default SLA2_SCOPE_COMPLEMENT */
   int32_t rule;          /**< router SPARGE: SLA2_RULE_*; default SLA2_RULE_TOPK */
-  int32_t products;      /**< SLA2_PRODUCTS_*; BF16 takes effect where the CPU has such instructions; default SLA2_PRODUCTS_F32 */
-  int32_t bits;          /**< 16 (default), or 8: Q·Kᵀ in int8 with one scale per block, P·V in bf16 */
+  int32_t products;      /**< SLA2_PRODUCTS_*; default SLA2_PRODUCTS_F32. A CPU without AVX-512 BF16 runs BF16 as F32:
+                              products_used of sla2_attention_stats says what runs */
+  int32_t bits;          /**< 16 (default), or 8: Q·Kᵀ in int8 with one scale per block, P·V on bf16 values, whatever `products`.
+                              With tau > 0, and on a CPU without AVX2, it runs as 16 with F32: bits_used of
+                              sla2_attention_stats says what runs */
   int32_t fp8_values;    /**< with 8 bits: 1 gives P·V the numerics of a GPU's fp8 units (slow, for studies); default 0 */
   int64_t kv_heads;      /**< heads of k and v, a divisor of H; query head h reads h / (H / kv_heads); 0 (default): H */
   double negligible;     /**< SLA1: this fraction of the blocks, the least, is in neither branch; default 0 */
@@ -274,6 +277,8 @@ typedef struct sla2_attention_stats {
   int64_t blocks_kept;      /**< pairs kept, over batch and heads; in FULL mode in tiles of the library's choice */
   int64_t blocks_total;     /**< all pairs */
   double mean_linear_weight; /**< SLA2: mean of 1 − a over rows */
+  int32_t bits_used;         /**< of Q·Kᵀ: 8 or 16, whatever the configuration asks for; see `bits` there. @since 0.1 */
+  int32_t products_used;     /**< SLA2_PRODUCTS_* of P·V, and of Q·Kᵀ with 16 bits */
 } sla2_attention_stats;
 
 /** Set struct_size and zeros. @return SLA2_OK | SLA2_E_ARGUMENT (NULL, impossible size). Any thread. @since 0.1 */

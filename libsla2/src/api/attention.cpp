@@ -164,6 +164,8 @@ sla2_status sla2_attention_get_stats(const sla2_attention* plan, sla2_attention_
     value.blocks_kept = from.blocks_kept;
     value.blocks_total = from.blocks_total;
     value.mean_linear_weight = from.mean_linear_weight;
+    value.bits_used = from.bits_used;
+    value.products_used = from.products_used == DType::kBF16 ? SLA2_PRODUCTS_BF16 : SLA2_PRODUCTS_F32;
     api::write_struct(stats, value, "sla2_attention_stats");
   });
 }

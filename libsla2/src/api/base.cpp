@@ -10,6 +10,7 @@
 #include "api/struct_size.h"
 #include "core/allocator.h"
 #include "core/caps.h"
+#include "core/cpu_features.h"
 #include "core/log.h"
 #include "core/threads.h"
 #include "device/device.h"
@@ -28,7 +29,11 @@ std::string system_info_json() {
   info["abi_version"] = SLA2_ABI_VERSION;
   info["cpu"] = sla2::cpu_name();
   info["isa"] = sla2::isa_name(sla2::active_isa());
+  info["isa_complaint"] = sla2::isa_complaint();
   info["fast_bf16"] = sla2::has_fast_bf16();
+  info["cpu_features"] = nlohmann::ordered_json::array();
+  for (const sla2::CpuFeature& one : sla2::cpu_features())
+    info["cpu_features"].push_back({{"name", one.name}, {"present", one.present}, {"enables", one.enables}});
   info["threads"] = sla2::physical_threads();
   info["memory_total_bytes"] = sla2::total_memory_bytes();
   info["memory_available_bytes"] = sla2::available_memory_bytes();

@@ -52,8 +52,10 @@ struct Config {
   int32_t protect_first = 0, protect_last = 0, protect_near = -1;
   /// Fewer key tokens than this: sla2, sparse_only and pooled run as full, which is faster there. Routers vsa and given never do.
   int64_t min_tokens = 0;
-  DType products = DType::kF32;  ///< kBF16: Q·Kᵀ and P·V multiply bf16 numbers where the CPU has instructions for that
-  /// 8: Q·Kᵀ in int8 with one scale per query block and key block, all else as kBF16; fp32 where the CPU lacks AVX-512 BF16.
+  /// kBF16: Q·Kᵀ and P·V multiply bf16 numbers. CPUs without AVX-512 BF16 multiply fp32: Stats::products_used.
+  DType products = DType::kF32;
+  /// 8: Q·Kᵀ in int8 with one scale per query block and key block, P·V on bf16 values; the linear branch multiplies bf16 where
+  /// there is AVX-512 BF16, elsewhere fp32. All in fp32 with a soft mask (tau > 0) and on CPUs without AVX2: Stats::bits_used.
   int32_t bits = 16;
   bool fp8_values = false;  ///< with 8 bits: P·V with the numerics of the GPU's fp8 units (slow; for studies)
 };
@@ -93,6 +95,8 @@ struct Stats {
   double achieved_sparsity = 0;               ///< of the last call; before the first one what `sparsity` asks for
   int64_t blocks_kept = 0, blocks_total = 0;  ///< pairs over batch and heads; a soft mask counts by its weights
   double mean_linear_weight = 0;              ///< mean of (1 - a) over rows: how much the linear branch speaks
+  int32_t bits_used = 16;                     ///< of Q·Kᵀ: 8 or 16
+  DType products_used = DType::kF32;          ///< what P·V, and Q·Kᵀ with 16 bits, multiply
 };
 
 /// Full attention on some query blocks, beside what was returned.
@@ -152,8 +156,9 @@ struct Backward {
 /// Shapes checked, kernels chosen. One thread at a time; calls allocate nothing. Workspaces are 64-byte aligned.
 class Plan {
  public:
-  static std::unique_ptr<Plan> create(const Config& config);           ///< throws ARGUMENT | UNSUPPORTED
-  static std::unique_ptr<Plan> create(const Config& config, Isa isa);  ///< with the kernels of one instruction set (tests)
+  static std::unique_ptr<Plan> create(const Config& config);  ///< throws ARGUMENT | UNSUPPORTED
+  /// With the kernels of one instruction set; kScalar runs bf16 and 8 bits as defined (tests).
+  static std::unique_ptr<Plan> create(const Config& config, Isa isa);
   /// On a GPU: tensors, parameters, lists and workspace are in its memory; calls return before it has finished. `gpu` outlives
   /// the plan. Throws UNSUPPORTED with the reason where a configuration is not built for it.
   static std::unique_ptr<Plan> create(const Config& config, device::Launcher& gpu);

@@ -6,6 +6,7 @@
 #include "attention/backward_parts.h"
 #include "attention/part_clock.h"
 #include "core/arithmetic.h"
+#include "kernels/attention_ops.h"
 #include "kernels/panel_gemm.h"
 #include "kernels/route_scores.h"
 #include "kernels/tiles.h"
@@ -38,7 +39,7 @@ BackwardShape make_shape(const Geometry& g, Isa isa) {
   s.vsa = c.router == Router::kVsa;
   s.affine = c.mode == Mode::kSla2 && c.mix == Mix::kHeadAffineLse;
   // Soft masks and pooled keys weigh single columns and want their gradients' sums: fp32.
-  s.bf16 = (c.products == DType::kBF16 || c.bits == 8) && isa >= Isa::kAvx512Bf16 && !s.soft && !s.pooled;
+  s.bf16 = (c.products == DType::kBF16 || c.bits == 8) && kernels::multiplies_bf16(isa) && !s.soft && !s.pooled;
   s.dim = c.head_dim;
   s.panels = kernels::panels_of(s.dim);
   s.width = s.panels * kPanel;

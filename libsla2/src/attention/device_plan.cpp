@@ -44,6 +44,8 @@ class DevicePlan final : public Plan {
     prepare();
     backward_.emplace(gpu, g);
     stats_.mode_used = g.mode;
+    stats_.bits_used = shape_.int8 || shape_.fp8 ? 8 : 16;
+    stats_.products_used = DType::kBF16;
     stats_.blocks_total = g.heads * g.query_blocks * g.key_blocks;
     count_kept(planned_pairs(g));
     told_ = static_cast<cuda::Summary*>(gpu_.allocate_pinned(sizeof *told_));

@@ -5,6 +5,7 @@
 #include <initializer_list>
 
 #include "core/arithmetic.h"
+#include "kernels/attention_ops.h"
 #include "kernels/panel_gemm.h"
 #include "kernels/route_scores.h"
 #include "kernels/tiles.h"
@@ -141,6 +142,17 @@ bool falls_back(const Geometry& g, int64_t least_kept) {
   return replaceable && (least_kept == g.key_blocks || c.key_tokens < c.min_tokens);
 }
 
+/// What is multiplied as what. Where bf16 numbers must be widened to be multiplied, fp32 is faster; bytes are worth it in the
+/// softmax branch everywhere.
+void set_products(Geometry& g, Isa isa) {
+  const Config& c = g.config;
+  const bool multiplies_bf16 = kernels::multiplies_bf16(isa);
+  g.int8 = c.bits == 8;
+  g.fp8 = g.int8 && c.fp8_values;
+  g.bf16 = g.int8 || (c.products == DType::kBF16 && multiplies_bf16);
+  g.linear_bf16 = g.bf16 && multiplies_bf16;
+}
+
 void set_blocks(Geometry& g, int64_t block_q, int64_t block_k) {
   g.block_q = block_q;
   g.block_k = block_k;
@@ -180,9 +192,7 @@ Geometry make_geometry(const Config& c, Isa isa) {
   g.config = c;
   if (c.kv_heads == 0) g.config.kv_heads = c.heads;
   g.scale = c.softmax_scale > 0 ? c.softmax_scale : 1.0 / std::sqrt(static_cast<double>(c.head_dim));
-  g.int8 = c.bits == 8 && isa >= Isa::kAvx512Bf16;
-  g.fp8 = g.int8 && c.fp8_values;
-  g.bf16 = g.int8 || (c.products == DType::kBF16 && isa >= Isa::kAvx512Bf16);
+  set_products(g, isa);
   g.dim = c.head_dim;
   g.panels = kernels::panels_of(g.dim);
   g.heads = c.batch * c.heads;
@@ -198,7 +208,7 @@ Geometry make_geometry(const Config& c, Isa isa) {
     g.max_kept = kept.most;
     if (falls_back(g, kept.least)) set_mode(g, Mode::kFull), g.max_kept = g.key_blocks;
   }
-  if (g.soft) g.int8 = g.bf16 = g.fp8 = false;  // a soft mask is for training: its weights are summed in fp32
+  if (g.soft) g.int8 = g.bf16 = g.fp8 = g.linear_bf16 = false;  // a soft mask is for training: its weights are summed in fp32
   if (g.mode == Mode::kLinearOnly) g.max_kept = 0;
   if (g.mode == Mode::kFull) set_blocks(g, kernels::kFullBlockQ, kernels::kFullBlockK);
   if (g.pooled) g.mean_blocks = ceil_div(g.key_blocks, g.block_k);

@@ -8,11 +8,12 @@
 namespace sla2::attention {
 
 struct Geometry {
-  Config config;            ///< kv_heads resolved: never 0
-  bool bf16 = false;        ///< products in bf16: the packed arrays are
-  bool int8 = false;        ///< Q·Kᵀ in 8 bits; then bf16 is set too, for all other products
-  bool fp8 = false;         ///< with int8: P·V as GPUs compute it in FP8
-  Mode mode = Mode::kFull;  ///< what runs: a sparse mode that keeps every block, or has few tokens, is the full path
+  Config config;             ///< kv_heads resolved: never 0
+  bool bf16 = false;         ///< the softmax branch multiplies bf16 numbers: its packed arrays are
+  bool int8 = false;         ///< Q·Kᵀ in 8 bits; then bf16 is set too, for P·V
+  bool fp8 = false;          ///< with int8: P·V as GPUs compute it in FP8
+  bool linear_bf16 = false;  ///< the linear branch multiplies bf16 numbers; then bf16 is set too
+  Mode mode = Mode::kFull;   ///< what runs: a sparse mode that keeps every block, or has few tokens, is the full path
   // What the mode asks for.
   bool routed = false;  ///< a router picks blocks
   bool linear = false;  ///< there is a linear branch

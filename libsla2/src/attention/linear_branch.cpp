@@ -27,11 +27,13 @@ void sum_linear(const Call& call, const Selection& selection, int64_t count, con
 void linear_branch_f32(const Call& call, const HeadBuffers& head, int64_t n, const Selection& selection, const WorkerBuffers& w) {
   const Geometry& g = call.geometry;
   const int64_t size = g.dim * kPanel;
+  const BranchLayout at = branch_layout(g, n);
+  if (g.bf16) std::copy_n(w.q, n * g.dim, w.q_phi);  // a probe reads w.q once more
   call.ops.feature_map(n, g.dim, w.q_phi);
   for (int64_t p = 0; p < g.panels; ++p) {
     sum_linear(call, selection, size, head.h + p * size, g.panels * size, head.h_total + p * size, w.h_sum);
     for (int64_t i = 0; i < size; ++i) w.h_left[i] = static_cast<float>(w.h_sum[i]);
-    call.ops.panel_gemm(n, g.dim, w.q_phi, g.dim, 1, w.h_left, w.linear + p * n * kPanel, kPanel, false);
+    call.ops.panel_gemm(n, g.dim, w.q_phi, g.dim, 1, w.h_left, w.linear + p * at.panel, at.row, false);
   }
   for (int64_t r = 0; r < n; ++r) {
     w.z_rest[r] = w.z_all[r] = 0;
@@ -73,7 +75,7 @@ void linear_branch(const Call& call, const HeadBuffers& head, int64_t n, const S
     return;
   }
   sum_linear(call, selection, g.dim, head.z, g.dim, head.z_total, w.z_sum);
-  g.bf16 ? linear_branch_bf16(call, head, n, selection, w) : linear_branch_f32(call, head, n, selection, w);
+  g.linear_bf16 ? linear_branch_bf16(call, head, n, selection, w) : linear_branch_f32(call, head, n, selection, w);
   for (int64_t r = 0; r < n; ++r) {
     const double floor = kDenominatorFloor * w.z_all[r], rest = w.z_rest[r];
     const double denominator = rest < floor ? floor : rest;  // NaN stays NaN

@@ -48,6 +48,7 @@ void pack_value_block(const Call& call, const HeadBuffers& head, int64_t head_in
   if (g.fp8) call.ops.pack_values_fp8(rows, n, g.dim, g.block_k, head.largest_value, head.values_fp8 + at, w.value_scale);
   if (g.bf16) {
     call.ops.pack_values_bf16(rows, n, g.dim, g.block_k, head.values_bf16 + at);
+    if (g.linear && !g.linear_bf16) kernels::pack_values(rows, n, g.dim, g.block_k, w.value_panels);
   } else {
     kernels::pack_values(rows, n, g.dim, g.block_k, head.values + at);
   }
@@ -88,18 +89,20 @@ void centre_means(const Call& call, int64_t head_index) {
   }
 }
 
-/// h_j and z_j of a block in fp32, from fp32 rows of keys, which become features.
-void add_state_f32(const Call& call, const HeadBuffers& head, int64_t block, float* rows) {
+/// h_j and z_j of a block in fp32, from fp32 rows of keys in w.rows, which become features.
+void add_state_f32(const Call& call, const HeadBuffers& head, int64_t block, const WorkerBuffers& w) {
   const Geometry& g = call.geometry;
   const int64_t n = g.key_rows(block);
+  float* const rows = w.rows;
+  const float* const values = g.bf16 ? w.value_panels : head.values + block * g.panels * g.block_k * kPanel;
   call.ops.feature_map(n, g.dim, rows);
   float* const z = head.z + block * g.dim;
   for (int64_t c = 0; c < g.dim; ++c) z[c] = 0;
   for (int64_t t = 0; t < n; ++t)
     for (int64_t c = 0; c < g.dim; ++c) z[c] += rows[t * g.dim + c];
-  for (int64_t p = block * g.panels; p < (block + 1) * g.panels; ++p)
-    call.ops.panel_gemm(g.dim, n, rows, 1, g.dim, head.values + p * g.block_k * kPanel, head.h + p * g.dim * kPanel, kPanel,
-                        false);
+  for (int64_t p = 0; p < g.panels; ++p)
+    call.ops.panel_gemm(g.dim, n, rows, 1, g.dim, values + p * g.block_k * kPanel,
+                        head.h + (block * g.panels + p) * g.dim * kPanel, kPanel, false);
 }
 
 /// The same in bf16.
@@ -119,7 +122,7 @@ void prepare_block(const Call& call, int64_t head_index, int64_t block, const Wo
   w.clock->lap(Part::kPack);
   if (!g.linear) return;
   if (!g.config.smooth_k) load_keys(call, head_index, block, w.rows);
-  g.bf16 ? add_state_bf16(call, head, block, w) : add_state_f32(call, head, block, w.rows);
+  g.linear_bf16 ? add_state_bf16(call, head, block, w) : add_state_f32(call, head, block, w);
   w.clock->lap(Part::kLinear);
 }
 
@@ -138,7 +141,7 @@ void total_panel(const Call& call, int64_t head_index, int64_t panel) {
   const Geometry& g = call.geometry;
   const HeadBuffers head = call.workspace.head(head_index);
   const int64_t size = g.dim * kPanel, first = panel * size, all = g.panels * size;
-  if (g.bf16) {
+  if (g.linear_bf16) {
     call.ops.sum_states_bf16(
         {size, head.h_bf16 + first, all, nullptr, g.key_blocks, 1.0F, nullptr, nullptr, head.h_wide_total + first});
   } else {

@@ -37,7 +37,7 @@ void Workspace::place_head(Cursor& cursor, HeadBuffers& head) const {
   if (g.pools_values()) cursor.take(head.mean_values, g.key_blocks * g.dim);
   if (g.config.router == Router::kSparge) cursor.take(head.likeness, g.key_blocks);
   if (!g.linear) return;
-  if (g.bf16) {
+  if (g.linear_bf16) {
     cursor.take(head.h_bf16, g.key_blocks * state);
     cursor.take(head.h_wide_total, state);
   } else {
@@ -71,7 +71,7 @@ void Workspace::place_worker(Cursor& cursor, WorkerBuffers& worker) const {
   }
   for (float** const one : {&worker.m, &worker.l, &worker.rescale, &worker.w_sparse}) cursor.take(*one, g.block_q);
   if (g.mode == Mode::kFull) return;
-  if (!g.bf16) cursor.take(worker.q_phi, g.block_q * g.dim);
+  if (!g.bf16 || (g.linear && !g.linear_bf16)) cursor.take(worker.q_phi, g.block_q * g.dim);
   cursor.take(worker.q_mean, g.dim);
   cursor.take(worker.routes, g.route_row);
   cursor.take(worker.order, g.key_blocks);
@@ -82,7 +82,7 @@ void Workspace::place_worker(Cursor& cursor, WorkerBuffers& worker) const {
   cursor.take(worker.z_sum, g.dim);
   cursor.take(worker.z_rest, g.block_q);
   cursor.take(worker.z_all, g.block_q);
-  if (g.bf16) {
+  if (g.linear_bf16) {
     worker.q_features = worker.q_bf16;  // the softmax branch has read them
     if (g.int8) cursor.take(worker.q_features, g.block_q * g.dim);
     cursor.take(worker.key_features, g.block_k * g.panels * kPanel);
@@ -90,6 +90,7 @@ void Workspace::place_worker(Cursor& cursor, WorkerBuffers& worker) const {
   } else {
     cursor.take(worker.h_left, g.dim * kPanel);
     cursor.take(worker.h_sum, g.dim * kPanel);
+    if (g.bf16) cursor.take(worker.value_panels, g.panels * g.block_k * kPanel);
   }
 }
 

@@ -24,11 +24,11 @@ struct HeadBuffers {
   float* largest_value;  ///< [D]
   float* means;          ///< [D][route_row] block means of keys, minus the mean key
   float* shift;          ///< [D] mean key
-  float* h;              ///< [T_n][P][D][16] h_j = φ(K_j)ᵀ V_j; fp32 products
-  bf16_t* h_bf16;        ///< [T_n][D/2][P·16][2]; bf16 products
+  float* h;              ///< [T_n][P][D][16] h_j = φ(K_j)ᵀ V_j; linear branch in fp32
+  bf16_t* h_bf16;        ///< [T_n][D/2][P·16][2]; linear branch in bf16
   float* z;              ///< [T_n][D] z_j = column sums of φ(K_j)
-  double* h_total;       ///< [P][D][16]; fp32 products
-  float* h_wide_total;   ///< [D/2][P][2][16]; bf16 products
+  double* h_total;       ///< [P][D][16]; linear branch in fp32
+  float* h_wide_total;   ///< [D/2][P][2][16]; linear branch in bf16
   double* z_total;       ///< [D]
   float* mean_values;    ///< [T_n][D]; pooled mode and router vsa
   double* likeness;      ///< [T_n] self-similarity of key blocks; router sparge
@@ -50,13 +50,14 @@ struct WorkerBuffers {
   int32_t* q_offset;                  ///< [bq]
   float* value_scale;                 ///< [P·16] written again by each block packed; FP8 values
 
-  float* q_phi;            ///< [bq][D]; fp32 products
+  float* q_phi;            ///< [bq][D]; linear branch in fp32
   float* q_mean;           ///< [D]
   float* linear;           ///< linear branch before division: [P][bq][16]; with bf16 products [bq][P·16]
-  float* h_left;           ///< [D][16] one panel of H; fp32 products
+  float* h_left;           ///< [D][16] one panel of H; linear branch in fp32
   float* w_linear;         ///< [bq]
-  double* h_sum;           ///< [D][16]; fp32 products
-  bf16_t* q_features;      ///< [bq][D] φ(Q), where q_bf16 is; this and the next two: bf16 products
+  double* h_sum;           ///< [D][16]; linear branch in fp32
+  float* value_panels;     ///< [P][bk][16] values of the block being prepared; linear branch in fp32 beside 8 bits
+  bf16_t* q_features;      ///< [bq][D] φ(Q), where q_bf16 is; this and the next two: linear branch in bf16
   bf16_t* key_features;    ///< [bk/2][P·16][2] φ(K) of the block being prepared
   bf16_t* h_left_bf16;     ///< [D/2][P·16][2] H
   double* z_sum;           ///< [D]

@@ -7,35 +7,53 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <string>
 
+#include "core/cpu_features.h"
+#include "core/log.h"
+
 namespace sla2 {
 
 namespace {
 
+/// What the files of each instruction set are compiled with, as far as a compiler uses it unasked.
 Isa detect_isa() {
-  Isa best = Isa::kScalar;
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = Isa::kAvx2;
-  if (best == Isa::kAvx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-    best = Isa::kAvx512;
-  if (best == Isa::kAvx512 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"))
-    best = Isa::kAvx512Bf16;
-#endif
-  return best;
+  const CpuFlags cpu = cpu_flags();
+  if (!cpu.avx2 || !cpu.fma || !cpu.f16c || !cpu.bmi) return Isa::kScalar;
+  if (!cpu.avx512) return Isa::kAvx2;
+  if (!cpu.vnni) return Isa::kAvx512;
+  return cpu.bf16 ? Isa::kAvx512Bf16 : Isa::kAvx512Vnni;
 }
 
-Isa lowered_by_environment(Isa best) {
+struct IsaChoice {
+  Isa isa = Isa::kScalar;
+  std::string complaint;
+};
+
+/// Neither a word nobody knows nor more than the CPU has is worth ending somebody's program for: the best there is, and a
+/// complaint.
+IsaChoice choose_isa() {
+  const Isa best = detect_isa();
   const char* wanted = std::getenv("SLA2_ISA");
-  if (wanted == nullptr) return best;
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16})
-    if (isa_name(isa) == wanted) return std::min(best, isa);
-  return best;
+  if (wanted == nullptr || *wanted == '\0') return {best, ""};
+  for (const Isa isa : kAllIsas) {
+    if (isa_name(isa) != wanted) continue;
+    if (isa <= best) return {isa, ""};
+    return {best, fmt::format("SLA2_ISA={}: this CPU lacks it; {} is used, the best there is", wanted, isa_name(best))};
+  }
+  return {best,
+          fmt::format("SLA2_ISA={} is no instruction set; expected scalar, avx2, avx512, avx512_vnni or avx512_bf16; {} is used",
+                      wanted, isa_name(best))};
+}
+
+const IsaChoice& isa_choice() {
+  static const IsaChoice choice = choose_isa();
+  return choice;
 }
 
 /// "Key:   123 kB" in a /proc file, in bytes; 0 if absent.
@@ -61,12 +79,16 @@ uint64_t cgroup_value(const char* path) {
 }  // namespace
 
 Isa active_isa() {
-  static const Isa isa = lowered_by_environment(detect_isa());
-  return isa;
+  static std::atomic<bool> told{false};
+  const IsaChoice& choice = isa_choice();
+  if (!choice.complaint.empty() && log_enabled() && !told.exchange(true)) log_text(SLA2_LOG_WARNING, choice.complaint);
+  return choice.isa;
 }
 
+std::string_view isa_complaint() { return isa_choice().complaint; }
+
 std::string_view isa_name(Isa isa) noexcept {
-  constexpr std::array<std::string_view, 4> kNames{"scalar", "avx2", "avx512", "avx512_bf16"};
+  constexpr std::array<std::string_view, std::size(kAllIsas)> kNames{"scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16"};
   return kNames[static_cast<size_t>(isa)];
 }
 

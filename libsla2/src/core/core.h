@@ -6,6 +6,7 @@
 #include "core/arithmetic.h"
 #include "core/cancel.h"
 #include "core/caps.h"
+#include "core/cpu_features.h"
 #include "core/dtype.h"
 #include "core/error.h"
 #include "core/log.h"

@@ -43,6 +43,9 @@ void pack_keys_bf16(const float* rows, int64_t n, int64_t dim, int64_t block, bf
 void pack_values_bf16(const float* rows, int64_t n, int64_t dim, int64_t block, bf16_t* out);
 void narrow_rows_bf16(const float* rows, int64_t count, bf16_t* out);
 }  // namespace ref
+namespace avx2 {
+void pack_values_bf16(const float* rows, int64_t n, int64_t dim, int64_t block, bf16_t* out);  ///< for attend_int8
+}
 namespace avx512_bf16 {
 void attend_bf16(const AttendBf16& args);
 void pack_keys_bf16(const float* rows, int64_t n, int64_t dim, int64_t block, bf16_t* out);

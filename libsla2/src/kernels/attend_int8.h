@@ -50,6 +50,14 @@ void pack_keys_int8(const float* rows, int64_t n, int64_t dim, int64_t block, ui
 }  // namespace ref
 namespace avx2 {
 void attend_int8(const AttendInt8& args);  ///< products with values in fp32; `weights` and `sums` are not used
+void quantise_rows_int8(const float* rows, int64_t n, int64_t dim, int8_t* out, float* scale, int32_t* offset);
+void pack_keys_int8(const float* rows, int64_t n, int64_t dim, int64_t block, uint8_t* out, float* scale);
+}  // namespace avx2
+namespace avx512 {
+void attend_int8(const AttendInt8& args);  ///< as avx2's
+}
+namespace avx512_vnni {
+void attend_int8(const AttendInt8& args);  ///< as avx2's
 }
 namespace avx512_bf16 {
 void attend_int8(const AttendInt8& args);

@@ -54,6 +54,9 @@ struct AttentionOps {
   ThroughFeatures through_features;
 };
 
+/// Does `isa` have bf16 products of its own? Plain code has, as the definition of what the others do.
+[[nodiscard]] constexpr bool multiplies_bf16(Isa isa) { return isa == Isa::kScalar || isa >= Isa::kAvx512Bf16; }
+
 /// The best version of every op that runs on `isa`.
 [[nodiscard]] AttentionOps attention_ops(Isa isa);
 

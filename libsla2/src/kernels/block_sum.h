@@ -21,5 +21,9 @@ namespace avx2 {
 void block_sum(int64_t count, const float* blocks, int64_t stride, const int32_t* list, int64_t list_size, double sign,
                const double* base, double* out);
 }
+namespace avx512 {
+void block_sum(int64_t count, const float* blocks, int64_t stride, const int32_t* list, int64_t list_size, double sign,
+               const double* base, double* out);
+}
 
 }  // namespace sla2::kernels

@@ -14,5 +14,8 @@ void feature_map(int64_t rows, int64_t dim, float* x);
 namespace avx2 {
 void feature_map(int64_t rows, int64_t dim, float* x);
 }
+namespace avx512 {
+void feature_map(int64_t rows, int64_t dim, float* x);
+}
 
 }  // namespace sla2::kernels

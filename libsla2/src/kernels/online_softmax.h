@@ -25,5 +25,9 @@ namespace avx2 {
 bool online_softmax(int64_t rows, int64_t cols, float* s, int64_t s_row, const float* bias, float* m, float* l, float* rescale);
 void rescale_rows(int64_t rows, int64_t panels, const float* rescale, float* acc);
 }  // namespace avx2
+namespace avx512 {
+bool online_softmax(int64_t rows, int64_t cols, float* s, int64_t s_row, const float* bias, float* m, float* l, float* rescale);
+void rescale_rows(int64_t rows, int64_t panels, const float* rescale, float* acc);
+}  // namespace avx512
 
 }  // namespace sla2::kernels

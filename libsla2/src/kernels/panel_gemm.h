@@ -4,7 +4,7 @@
 //   C[rows, 16] = A[rows, depth] · B[depth, 16]      (+ C where `accumulate`)
 //
 // A is addressed as a[r * a_row + k * a_step], so that A and its transpose need no copy; B is packed, 16 floats per k;
-// C has row stride c_row. AVX2 sums in fp32 with FMA, k in order; the reference sums in fp64 and rounds once.
+// C has row stride c_row. Vector versions sum in fp32 with FMA, k in order; the reference sums in fp64 and rounds once.
 #pragma once
 #include <cstdint>
 
@@ -22,6 +22,10 @@ void panel_gemm(int64_t rows, int64_t depth, const float* a, int64_t a_row, int6
                 int64_t c_row, bool accumulate);
 }
 namespace avx2 {
+void panel_gemm(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_step, const float* b, float* c,
+                int64_t c_row, bool accumulate);
+}
+namespace avx512 {
 void panel_gemm(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_step, const float* b, float* c,
                 int64_t c_row, bool accumulate);
 }

@@ -40,6 +40,9 @@ void softmax_gradient_bf16(const SoftmaxGradient& args, const GradientPairs& out
 namespace avx2 {
 void softmax_gradient(const SoftmaxGradient& args);
 }
+namespace avx512 {
+void softmax_gradient(const SoftmaxGradient& args);
+}
 namespace avx512_bf16 {
 void softmax_gradient_bf16(const SoftmaxGradient& args, const GradientPairs& out);
 }

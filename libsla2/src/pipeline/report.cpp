@@ -21,6 +21,8 @@ ordered_json layer_list(const RunRecord& record) {
                       {"forwards", layer.forwards},
                       {"sparse_forwards", layer.sparse_forwards},
                       {"achieved_sparsity", sparsity},
+                      {"attention_bits", layer.attention_bits},
+                      {"attention_products", dtype_name(layer.attention_products)},
                       {"seconds", layer.seconds},
                       {"attention_seconds", layer.attention_seconds}});
   }
@@ -45,6 +47,8 @@ void RunRecord::add(const dit::ForwardReport& report) {
     to.seconds += from.seconds;
     to.attention_seconds += from.attention_seconds;
     ++to.forwards;
+    to.attention_bits = from.attention.bits_used;
+    to.attention_products = from.attention.products_used;
     if (from.attention.mode_used != attention::Mode::kFull) {
       ++to.sparse_forwards;
       to.sparsity_sum += from.attention.achieved_sparsity;

@@ -16,6 +16,8 @@ struct LayerTotals {
   double seconds = 0, attention_seconds = 0;
   double sparsity_sum = 0;  ///< over forwards that ran sparse
   int64_t forwards = 0, sparse_forwards = 0;
+  int32_t attention_bits = 16;  ///< this and the next: as attention last ran, whatever was asked for
+  DType attention_products = DType::kF32;
 };
 
 struct RunRecord {

@@ -103,6 +103,18 @@ void resolve_linear_bits(const ModelParts& model, Settings& settings) {
                     bits.activations));
 }
 
+/// Number formats asked for where only their rounding, or not even that, can be had.
+void tell_products(Settings& settings) {
+  if (settings.gpu != nullptr) return;
+  if (settings.precision == dit::Precision::kBf16 && !has_fast_bf16())
+    settings.notes.push_back(fmt::format(
+        "precision = bf16: this CPU (as {}) lacks AVX-512 BF16: Linears round to bf16 and multiply in fp32, attention "
+        "with 16 bits multiplies fp32",
+        isa_name(active_isa())));
+  if (settings.attention.bits == 8 && active_isa() == Isa::kScalar)
+    settings.notes.emplace_back("bits = 8: this CPU (as scalar) lacks AVX2: attention multiplies fp32");
+}
+
 }  // namespace
 
 Settings resolve_settings(const ModelParts& model, const config::ParamSet& params, device::Gpu* stand_in) {
@@ -137,6 +149,7 @@ Settings resolve_settings(const ModelParts& model, const config::ParamSet& param
   settings.precision = dit_precision(values.text("precision"));
   settings.gpu = choose_gpu(values.text("device"), stand_in, settings.notes);
   resolve_linear_bits(model, settings);
+  tell_products(settings);
   settings.vae_precision = vae_precision(values.text("vae_precision"));
   settings.vae_tile = values.integer("vae_tile");
 

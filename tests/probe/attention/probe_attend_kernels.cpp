@@ -110,7 +110,7 @@ double cpu_seconds() {
 
 void bench(const Options& o) {
   Isa isa = active_isa();
-  for (const Isa lower : {Isa::kScalar, Isa::kAvx2})
+  for (const Isa lower : kAllIsas)
     if (o.isa == isa_name(lower)) isa = std::min(isa, lower);
   const kernels::AttentionOps ops = kernels::attention_ops(isa);
   Operands x(o, ops);
@@ -161,7 +161,7 @@ int main(int argc, char** argv) {
   time->add_option("--dim", o.dim);
   time->add_option("--block-k", o.block_k);
   time->add_option("--repeats", o.repeats);
-  time->add_option("--isa", o.isa, "best, avx2 or scalar");
+  time->add_option("--isa", o.isa, "best, or an instruction set below");
   std::string input, output;
   CLI::App* const e4m3 = app.add_subcommand("e4m3");
   e4m3->add_option("input", input)->required();

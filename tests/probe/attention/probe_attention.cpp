@@ -40,7 +40,10 @@ std::unique_ptr<attention::Plan> make_plan(Options& o) {
   o.config.mix = o.mix == "const" ? attention::Mix::kConst : attention::Mix::kHeadAffineLse;
   o.config.products = o.products == "bf16" ? DType::kBF16 : DType::kF32;
   set_thread_count(o.threads);
-  return attention::Plan::create(o.config, o.isa == "scalar" ? Isa::kScalar : active_isa());
+  Isa isa = active_isa();
+  for (const Isa lower : kAllIsas)
+    if (o.isa == isa_name(lower)) isa = std::min(isa, lower);
+  return attention::Plan::create(o.config, isa);
 }
 
 attention::Operand operand(const void* data, DType dtype, const Config& c, int64_t tokens) {

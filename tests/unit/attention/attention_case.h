@@ -92,6 +92,14 @@ double worst(const std::vector<T>& x, const std::vector<double>& truth) {
   return most;
 }
 
+/// Instruction sets that this machine (and SLA2_ISA) lets run, lowest first.
+inline std::vector<Isa> sets_here() {
+  std::vector<Isa> sets;
+  for (const Isa isa : kAllIsas)
+    if (isa <= active_isa()) sets.push_back(isa);
+  return sets;
+}
+
 /// err(library, truth) <= 2 · err(plain fp32, truth) + jitter, for every instruction set here.
 inline void check_budget(const oracle::Problem& p, const std::vector<float>& q, const std::vector<float>& k,
                          const std::vector<float>& v, const std::vector<float>& bias = {}) {
@@ -100,8 +108,7 @@ inline void check_budget(const oracle::Problem& p, const std::vector<float>& q, 
   double size = 0;
   for (const double value : truth) size = std::max(size, std::abs(value));
   constexpr double kFactor = 2, kJitter = 4 * 6e-8;  // a few roundings of the largest output
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
-    if (isa > active_isa()) continue;
+  for (const Isa isa : sets_here()) {
     const double ours = worst(run(config_of(p), q, k, v, bias, isa), truth);
     INFO("isa " << isa_name(isa) << ", N " << p.queries << " x " << p.keys << ", D " << p.dim << ", sparsity " << p.sparsity
                 << ": ours " << ours << ", plain fp32 " << plain);

@@ -136,20 +136,25 @@ TEST_CASE("bf16 attention against fp64, within twice the error of the plain vers
 }
 
 TEST_CASE("bf16 packing is the same bits on every instruction set", "[kernels]") {
-  if (!has_bf16_kernels()) return;
-  const AttentionOps plain = kernels::attention_ops(Isa::kScalar), best = kernels::attention_ops(active_isa());
-  for (const int64_t dim : {32, 40, 128})
-    for (const int64_t n : {1, 15, 47, 64}) {
-      const auto rows = normal(n * dim, 3);
-      std::vector<bf16_t> one(static_cast<size_t>(64 * 128), bf16_t{1}), two = one;
-      plain.pack_keys_bf16(rows.data(), n, dim, 64, one.data());
-      best.pack_keys_bf16(rows.data(), n, dim, 64, two.data());
-      CHECK(one == two);
-      plain.pack_values_bf16(rows.data(), n, dim, 64, one.data());
-      best.pack_values_bf16(rows.data(), n, dim, 64, two.data());
-      CHECK(one == two);
-      CHECK(narrowed(plain, rows) == narrowed(best, rows));
+  const AttentionOps plain = kernels::attention_ops(Isa::kScalar);
+  for (const Isa isa : sets_here()) {
+    const AttentionOps best = kernels::attention_ops(isa);
+    for (const int64_t dim : {32, 40, 128}) {
+      for (const int64_t n : {1, 15, 47, 64}) {
+        auto rows = normal(n * dim, 3);
+        rows[static_cast<size_t>(n * dim / 2)] = NAN, rows[static_cast<size_t>(n * dim / 3)] = -INFINITY;
+        std::memcpy(&rows[5], "\x01\x00\x80\x7f", sizeof rows[5]);  // a NaN whose upper half alone would be infinity
+        std::vector<bf16_t> one(static_cast<size_t>(64 * 128), bf16_t{1}), two = one;
+        plain.pack_keys_bf16(rows.data(), n, dim, 64, one.data());
+        best.pack_keys_bf16(rows.data(), n, dim, 64, two.data());
+        CHECK(one == two);
+        plain.pack_values_bf16(rows.data(), n, dim, 64, one.data());
+        best.pack_values_bf16(rows.data(), n, dim, 64, two.data());
+        CHECK(one == two);
+        CHECK(narrowed(plain, rows) == narrowed(best, rows));
+      }
     }
+  }
 }
 
 TEST_CASE("bf16 attention: masks, empty rows, NaN, a rising maximum", "[kernels]") {

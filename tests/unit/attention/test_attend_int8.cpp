@@ -133,8 +133,8 @@ std::vector<double> truth(const Case& c, const Packed& p, const std::vector<floa
 
 /// Every instruction set of this machine that has a version of its own.
 std::vector<Isa> instruction_sets() {
-  std::vector<Isa> sets{Isa::kScalar};
-  for (const Isa isa : {Isa::kAvx2, Isa::kAvx512Bf16}) {
+  std::vector<Isa> sets;
+  for (const Isa isa : kAllIsas) {
     if (active_isa() >= isa) {
       sets.push_back(isa);
     } else {

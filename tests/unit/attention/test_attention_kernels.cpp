@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ops by themselves: AVX2 against the reference, the reference against the definition.
+// The ops by themselves: vector versions against the reference, the reference against the definition.
 #include <limits>
 
 #include "attention_case.h"
@@ -9,8 +9,7 @@
 using namespace sla2;
 using namespace sla2::test;
 
-TEST_CASE("panel product, every row count", "[kernels]") {
-  const kernels::AttentionOps best = kernels::attention_ops(active_isa());
+void check_panel_products(const kernels::AttentionOps& best) {
   for (int64_t rows = 1; rows <= 40; ++rows)
     for (const int64_t depth : {1, 7, 64})
       for (const bool transposed : {false, true})
@@ -39,10 +38,16 @@ TEST_CASE("panel product, every row count", "[kernels]") {
         }
 }
 
-TEST_CASE("2^x of the softmax is within 2 ulp", "[kernels]") {
+TEST_CASE("panel product, every row count", "[kernels]") {
+  for (const Isa isa : sets_here()) {
+    INFO(isa_name(isa));
+    check_panel_products(kernels::attention_ops(isa));
+  }
+}
+
+void check_exp2(const kernels::AttentionOps& best) {
   // A row of one tile with maximum 0 gives 2^x itself.
   constexpr int64_t kCols = 16;
-  const kernels::AttentionOps best = kernels::attention_ops(active_isa());
   double most = 0;
   for (int step = 0; step < 200000; ++step) {
     float s[kCols] = {};
@@ -62,9 +67,16 @@ TEST_CASE("2^x of the softmax is within 2 ulp", "[kernels]") {
   CHECK(most <= 2);
 }
 
+TEST_CASE("2^x of the softmax is within 2 ulp", "[kernels]") {
+  for (const Isa isa : sets_here()) {
+    INFO(isa_name(isa));
+    check_exp2(kernels::attention_ops(isa));
+  }
+}
+
 TEST_CASE("online softmax: masks, empty rows, NaN", "[kernels]") {
   constexpr float kNone = -std::numeric_limits<float>::infinity();
-  for (const Isa isa : {Isa::kScalar, active_isa()}) {
+  for (const Isa isa : sets_here()) {
     const kernels::AttentionOps ops = kernels::attention_ops(isa);
     std::vector<float> s(32, 1.0F), bias(16, 0.0F);
     std::fill(bias.begin() + 4, bias.end(), kNone);
@@ -86,19 +98,22 @@ TEST_CASE("online softmax: masks, empty rows, NaN", "[kernels]") {
 }
 
 TEST_CASE("router scores and block sums are the same bits on every instruction set", "[kernels]") {
-  const kernels::AttentionOps plain = kernels::attention_ops(Isa::kScalar), best = kernels::attention_ops(active_isa());
+  const kernels::AttentionOps plain = kernels::attention_ops(Isa::kScalar);
   const auto q = normal(72, 1), keys = normal(72 * 24, 2);
   std::vector<double> one(24), two(24);
   plain.route_scores(72, 24, q.data(), keys.data(), 0.125, one.data());
-  best.route_scores(72, 24, q.data(), keys.data(), 0.125, two.data());
-  CHECK(one == two);
   const std::vector<int32_t> list{0, 3, 11};
   const std::vector<double> base(100, 3.25);
   std::vector<double> sum(100), other(100);
-  for (const double sign : {1.0, -1.0}) {
-    plain.block_sum(100, keys.data(), 140, list.data(), 3, sign, base.data(), sum.data());
-    best.block_sum(100, keys.data(), 140, list.data(), 3, sign, base.data(), other.data());
-    CHECK(sum == other);
+  for (const Isa isa : sets_here()) {
+    const kernels::AttentionOps best = kernels::attention_ops(isa);
+    best.route_scores(72, 24, q.data(), keys.data(), 0.125, two.data());
+    CHECK(one == two);
+    for (const double sign : {1.0, -1.0}) {
+      plain.block_sum(100, keys.data(), 140, list.data(), 3, sign, base.data(), sum.data());
+      best.block_sum(100, keys.data(), 140, list.data(), 3, sign, base.data(), other.data());
+      CHECK(sum == other);
+    }
   }
 }
 
@@ -110,7 +125,7 @@ TEST_CASE("top blocks: ties to the lowest index, NaN first, both parts ascending
 }
 
 TEST_CASE("feature map rows sum to one", "[kernels]") {
-  for (const Isa isa : {Isa::kScalar, active_isa()}) {
+  for (const Isa isa : sets_here()) {
     auto x = normal(10 * 40, 1, 5);
     const auto before = x;
     kernels::attention_ops(isa).feature_map(10, 40, x.data());

@@ -20,8 +20,8 @@ std::vector<bf16_t> poisoned(int64_t count) { return std::vector<bf16_t>(at(coun
 /// The sets that have kernels here, without the plain one.
 std::vector<Isa> vector_sets() {
   std::vector<Isa> sets;
-  for (const Isa isa : {Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16})
-    if (isa <= active_isa()) sets.push_back(isa);
+  for (const Isa isa : kAllIsas)
+    if (isa != Isa::kScalar && isa <= active_isa()) sets.push_back(isa);
   if (sets.empty()) WARN("skipped: this machine (or SLA2_ISA) has no avx2");
   return sets;
 }

@@ -104,6 +104,8 @@ TEST_CASE("forward through the door, both layouts, any threads", "[door]") {
   CHECK(stats.blocks_total == kHeads * 1 * 3);
   CHECK(stats.blocks_kept == kHeads * 1 * 2);
   CHECK(stats.achieved_sparsity == Approx(1.0 / 3));
+  CHECK(stats.bits_used == 16);
+  CHECK(stats.products_used == SLA2_PRODUCTS_F32);
 
   const std::vector<float> before(one.data_out.data(), one.data_out.data() + one.data_out.size());
   CHECK(sla2_attention_forward(one.plan, nullptr, &one.qkv, one.workspace.data(), one.bytes, &one.out) == SLA2_OK);

@@ -39,7 +39,7 @@ HWY_INLINE Vec silu(Vec v) {
 HWY_INLINE Vec gelu_tanh(Vec v) {
   constexpr float kLog2E = 1.44269504F, kLinear = -2.0F * kSqrt2OverPi * kLog2E, kMost = 126.0F;
   const Vec x = hn::Mul(v, hn::MulAdd(hn::Mul(v, v), hn::Set(kF, kLinear * kGeluCubic), hn::Set(kF, kLinear)));
-  return hn::Div(v, hn::Add(avx2::exp2_nonpositive(hn::Min(hn::Set(kF, kMost), x)), hn::Set(kF, 1.0F)));
+  return hn::Div(v, hn::Add(exp2_nonpositive(hn::Min(hn::Set(kF, kMost), x)), hn::Set(kF, 1.0F)));
 }
 HWY_INLINE VecU round_bits(Vec v) {
   const VecU bits = hn::BitCast(kU, v);

@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// 2^x for x <= 0 on 8 lanes, for AVX2 files only. Measured against fp64 over [-126, 0]: see tests/unit/attention.
-// x below -127 and -inf give exactly 0 (results under 2^-126 are flushed); NaN stays NaN.
+// 2^x for x <= 0 on vectors of any width, for AVX2 and AVX-512 files only. Measured against fp64 over [-126, 0]: see
+// tests/unit/attention. x below -127 and -inf give exactly 0 (results under 2^-126 are flushed); NaN stays NaN.
 #pragma once
 #include <hwy/highway.h>
 
-namespace sla2::kernels::avx2 {
+namespace sla2::kernels {
 namespace {
 
 namespace hn = hwy::HWY_NAMESPACE;
-using Tag = hn::FixedTag<float, 8>;
-using Vec = hn::Vec<Tag>;
 
 /// 2^x = 2^n · 2^f, n = round(x), |f| <= 1/2; 2^f = 1 + f·p(f), p minimax of degree 5 (relative error 2.0e-9, so the
 /// rounding of the last steps decides: about 1 ulp).
+template <typename Vec>
 HWY_INLINE Vec exp2_nonpositive(Vec x) {
-  const Tag tag;
-  const hn::FixedTag<int32_t, 8> int_tag;
+  const hn::DFromV<Vec> tag;
+  const hn::RebindToSigned<hn::DFromV<Vec>> int_tag;
   constexpr float kFlush = -127.0F;  // exponent field 0: the factor becomes +0
   // The order of operands matters: MAXPS returns the second one when either is NaN.
   x = hn::Max(hn::Set(tag, kFlush), x);
@@ -34,4 +33,4 @@ HWY_INLINE Vec exp2_nonpositive(Vec x) {
 }
 
 }  // namespace
-}  // namespace sla2::kernels::avx2
+}  // namespace sla2::kernels

@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// Block sums, AVX2: a chunk of 16 sums lives in four registers while the list runs; one cache line per block and chunk.
-#include "kernels/block_sum.h"
-
+// Block sums for vectors of N floats, for AVX2 and AVX-512 files only: a chunk of 2·N sums lives in four registers of fp64 while
+// the list runs; one or two cache lines per block and chunk.
+#pragma once
 #include <hwy/highway.h>
 
-namespace sla2::kernels::avx2 {
+#include "kernels/block_sum.h"
 
-void block_sum(int64_t count, const float* blocks, int64_t stride, const int32_t* list, int64_t list_size, double sign,
-               const double* base, double* out) {
+namespace sla2::kernels {
+namespace {
+
+template <size_t N>
+void block_sum_with(int64_t count, const float* blocks, int64_t stride, const int32_t* list, int64_t list_size, double sign,
+                    const double* base, double* out) {
   namespace hn = hwy::HWY_NAMESPACE;
-  const hn::FixedTag<double, 4> tag;
-  const hn::FixedTag<float, 4> half;
-  using Vec = hn::Vec<hn::FixedTag<double, 4>>;
-  constexpr int64_t kLanes = 4, kVectors = 4, kChunk = kLanes * kVectors;
+  const hn::FixedTag<double, N / 2> tag;
+  const hn::FixedTag<float, N / 2> half;
+  using Vec = hn::Vec<hn::FixedTag<double, N / 2>>;
+  constexpr int64_t kLanes = N / 2, kVectors = 4, kChunk = kLanes * kVectors;
   const Vec factor = hn::Set(tag, sign);
   int64_t i = 0;
   for (; i + kChunk <= count; i += kChunk) {
@@ -37,4 +41,5 @@ void block_sum(int64_t count, const float* blocks, int64_t stride, const int32_t
   }
 }
 
-}  // namespace sla2::kernels::avx2
+}  // namespace
+}  // namespace sla2::kernels
