@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "pipeline/context.h"
+#include "pipeline/disk_check.h"
 #include "pipeline/loras.h"
 
 namespace sla2::pipeline {
@@ -16,9 +17,14 @@ constexpr std::array<std::string_view, 13> kFreeOnResume{
     "threads", "checkpoint",   "checkpoint_every", "preview_every", "latent_out", "embedding_cache", "memory_limit", "model",
     "vae",     "text_encoder", "tokenizer",        "pack",          "lora"};
 
+/// And what may once the last step is done: what is left to do is decoding, and the latent stays as it is.
+constexpr std::array<std::string_view, 2> kFreeOnceSampled{"vae_tile", "vae_precision"};
+
 class RunningJob final : public Job {
  public:
   explicit RunningJob(std::unique_ptr<JobContext> context) : context_(std::move(context)) {
+    constexpr size_t kRoom = 256;  // for a text that is needed when no memory is left
+    outcome_.text.reserve(kRoom);
     thread_ = std::thread([this] { run(); });
   }
   ~RunningJob() override {
@@ -50,7 +56,7 @@ class RunningJob final : public Job {
       outcome_ = {error.status(), error.what()};
     } catch (const std::bad_alloc&) {
       outcome_.status = SLA2_E_MEMORY;
-      outcome_.text = "an allocation failed: out of memory";
+      outcome_.text = "out of memory: an allocation failed. Close other programs, or ask for a smaller clip";
     } catch (const std::exception& error) {
       outcome_ = {SLA2_E_INTERNAL, error.what()};
     }
@@ -105,6 +111,7 @@ std::unique_ptr<JobContext> make_context(std::shared_ptr<const Model> model, con
   job->settings = resolve_settings(job->parts(), params, stand_in);
   tokenize(*job);
   job->plan = check_memory(job->parts(), job->settings, std::max(job->record.prompt_tokens, job->record.negative_tokens));
+  check_disks(job->parts(), job->settings, job->record.prompt_tokens + job->record.negative_tokens);
   job->rung = job->plan.gpu.rung;
   job->settings.vae_tile = job->plan.decode.tile;
   job->settings.values.set_text("vae_tile", std::to_string(job->settings.vae_tile));  // a resumed run must decode the same way
@@ -113,14 +120,20 @@ std::unique_ptr<JobContext> make_context(std::shared_ptr<const Model> model, con
   return job;
 }
 
-config::ParamSet merged_for_resume(const config::ParamSet& saved, const config::ParamSet& changes) {
-  config::ParamSet values = saved;
+bool is_sampled(const SavedJob& saved) { return saved.state.step + 1 >= static_cast<int>(saved.sigmas.size()); }
+
+config::ParamSet merged_for_resume(const SavedJob& saved, const config::ParamSet& changes) {
+  config::ParamSet values = saved.values;
+  const auto among = [](const auto& names, const std::string& name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
   for (const auto& [name, value] : changes.values()) {
-    const bool is_free = std::find(kFreeOnResume.begin(), kFreeOnResume.end(), name) != kFreeOnResume.end();
-    SLA2_CHECK(is_free || saved.text(name) == value, SLA2_E_ARGUMENT,
-               "resume: {} = {} differs from the checkpoint's {}; the clip would not be the one that was begun. Leave it out, or "
-               "start anew",
-               name, value, saved.text(name));
+    const bool later = among(kFreeOnceSampled, name), is_free = among(kFreeOnResume, name) || (later && is_sampled(saved));
+    SLA2_CHECK(
+        is_free || saved.values.text(name) == value, SLA2_E_ARGUMENT,
+        "resume: {} = {} differs from the checkpoint's {}; the clip would not be the one that was begun. Leave it out{}, or "
+        "start anew",
+        name, value, saved.values.text(name), later ? " until the last step is done" : "");
     values.set_text(name, value);
   }
   return values;
@@ -132,7 +145,7 @@ void check_same_weights(const SavedJob& saved, const ModelParts& model, const st
                "resume: {} was written with another {}: digest {}, {} has {}; use the same file", path, role, before, file, now);
   };
   check("DiT", saved.dit_digest, model.dit_digest, model.dit->path());
-  check("VAE", saved.vae_digest, model.vae_digest, model.vae->path());
+  if (!is_sampled(saved)) check("VAE", saved.vae_digest, model.vae_digest, model.vae->path());
   check("text encoder", saved.encoder_digest, model.encoder_digest, model.text_encoder->path());
 }
 
@@ -191,12 +204,15 @@ std::unique_ptr<Job> Job::resume(std::shared_ptr<const Model> model, const std::
   SavedJob saved = read_checkpoint(checkpoint);
   weights::discard_partial(checkpoint);  // the stopped run may have been killed while it wrote the next one
   check_same_weights(saved, opened(*model).parts(), checkpoint);
-  const config::ParamSet values = merged_for_resume(saved.values, changes);
+  const config::ParamSet values = merged_for_resume(saved, changes);
   check_same_pack(saved, values, checkpoint);
   auto job = make_context(std::move(model), values, std::move(callbacks));
   check_same_loras(saved.lora_digest, job->settings, checkpoint);
   check_state_fits(saved, *job, checkpoint);
-  job->settings.notes.clear();  // told by the first run, and in state.notes
+  job->settings.notes.clear();                      // told by the first run, and in state.notes
+  if (saved.vae_digest != job->parts().vae_digest)  // a damaged one was replaced: the latent is as good as it was
+    job->settings.notes.push_back(
+        fmt::format("decoding with a VAE other than the run was begun with: {}", job->parts().vae->path()));
   job->record.resumed_from = job->record.steps_done = saved.state.step;
   job->record.fallbacks = saved.state.notes;
   job->state = std::move(saved.state);
