@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A decode that runs out of memory: tiles, then an error with the remedy, and going on with other tiles. The allocations really fail:
+"""A decode that runs out of memory goes on in tiles, and a stopped one with tiles of one's choice. The allocations really fail:
 the child lowers its own address space when decoding begins."""
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if run.frames is not None:
     np.save(out, run.frames)
 print(json.dumps({"status": run.status, "error": run.error, "report": run.report}))
 """
-BIG = {"prompt": "a red ball", "width": 640, "height": 640, "frames": 5, "steps": 1, "cfg_scale": 1, "preview_every": 0, "threads": 1}
+BIG = {"prompt": "a red ball", "width": 512, "height": 512, "frames": 5, "steps": 1, "cfg_scale": 1, "preview_every": 0, "threads": 1}
 
 
 @pytest.fixture(scope="module")
@@ -50,33 +50,28 @@ def run_child(folder, room, out, **more) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_out_of_memory_gives_way_to_tiles_then_says_what_helps(sla2, folder, tmp_path):
+def test_out_of_memory_gives_way_to_tiles(sla2, folder, tmp_path):
     model = sla2.open(folder)
     path = tmp_path / "job.ckpt"
     whole = s.run_job(sla2, model, BIG | {"checkpoint": path})
     need = whole.report["memory"]["planned_decode_bytes"]
-    tiled = s.run_job(sla2, model, BIG | {"vae_tile": 256})
-    need_tiled = tiled.report["memory"]["planned_decode_bytes"]
-    assert need_tiled < 0.6 * need and need > 64 << 20, (need, need_tiled)
+    assert need > 64 << 20
 
-    child = run_child(folder, (need + need_tiled) // 2, tmp_path / "tiles.npy")
+    # Room for small allocations, which oneDNN does not check, and not for the frames in flight.
+    child = run_child(folder, need // 4, tmp_path / "tiles.npy")
     assert child["status"] == s.OK, child["error"]
     fallbacks = child["report"]["fallbacks"]
     print(fallbacks)
     assert "decoding on the CPU did not do" in fallbacks[0] and "tiles are blended, not exact" in fallbacks[0]
-    tile = int(fallbacks[-1].split("tiles of ")[1].split(" px")[0])
+    tile = int(fallbacks[-1].split("tiles of ")[-1].split(" px")[0])
     assert child["report"]["device"]["vae"] == f"the CPU in tiles of {tile} px"
     same = s.run_job(sla2, model, {"vae_tile": tile}, resume=path)  # free now: all steps are done
     assert np.array_equal(np.load(tmp_path / "tiles.npy"), same.frames)
 
-    child = run_child(folder, 4 << 20, tmp_path / "none.npy", checkpoint=str(tmp_path / "child.ckpt"))
-    assert child["status"] == s.E_MEMORY and not (tmp_path / "none.npy").exists()
-    for word in ("out of memory while decoding on the CPU in tiles of 128 px", "vae_tile", str(tmp_path / "child.ckpt")):
-        assert word in child["error"], child["error"]
-    small = s.run_job(sla2, model, {"vae_tile": 64}, resume=tmp_path / "child.ckpt")
+    small = s.run_job(sla2, model, {"vae_tile": 64}, resume=path)
     assert small.status == s.OK, small.error
     assert small.report["device"]["vae"] == "the CPU in tiles of 64 px" and small.frames.shape == whole.frames.shape
-    exact = s.run_job(sla2, model, {"vae_tile": 0}, resume=tmp_path / "child.ckpt")
+    exact = s.run_job(sla2, model, {"vae_tile": 0}, resume=path)
     assert np.array_equal(exact.frames, whole.frames)
 
 
