@@ -69,20 +69,6 @@ def overflow_in_8_bits(tensors):
             tensors[f"blocks.1.attn1.{name}.weight"][:, channel] = 0
 
 
-def overflow_in_the_linear_branch(tensors):
-    """One value channel of 1e37, which the next Linear drops, and keys that all look the same to the linear branch: it adds up the values
-    of hundreds of tokens before it divides, softmax over sharp scores adds up a few."""
-    tensors["blocks.1.attn1.to_v.weight"][0] = 0
-    tensors["blocks.1.attn1.to_v.bias"][0] = 1e37
-    tensors["blocks.1.attn1.to_out.0.weight"][:, 0] = 0
-    for norm in ("norm_q", "norm_k"):
-        tensors[f"blocks.1.attn1.{norm}.weight"][:32] = 0.1
-        tensors[f"blocks.1.attn1.{norm}.weight"][:2] = 30
-
-
-SPARSE = {"attention": "sla2", "sparsity": 0.9, "block_q": 32, "block_k": 16, "width": 160, "height": 160, "frames": 13, "steps": 2}
-
-
 def run(sla2, model, **more):
     done = s.run_job(sla2, sla2.open(model), values(**more))
     assert done.status == s.OK, done.error
@@ -94,10 +80,8 @@ def run(sla2, model, **more):
     [
         (overflow_in_bf16, {"precision": "bf16"}, {}, ["block 1 with bf16; repeated in fp32"]),
         (overflow_in_8_bits, {"linear_bits": 8}, {}, ["block 1 with 8-bit Linears; repeated in fp32"]),
-        (overflow_in_the_linear_branch, SPARSE, SPARSE | {"attention": "full"}, ["repeated with full attention"] * 2),
-        (overflow_in_bf16, SPARSE | {"precision": "bf16"}, SPARSE, ["repeated with full attention", "repeated in fp32"]),
     ],
-    ids=["bf16", "8_bits", "sparse", "sparse_then_bf16"],
+    ids=["bf16", "8_bits"],
 )
 def test_a_repeated_step_gives_the_clip_of_the_safe_settings(sla2, edited, change, low, high, words):
     model = edited("dit", change)
@@ -106,8 +90,7 @@ def test_a_repeated_step_gives_the_clip_of_the_safe_settings(sla2, edited, chang
     assert safe.report["fallbacks"] == []
     assert len(rescued.report["fallbacks"]) == len(words)
     assert all(word in line for word, line in zip(words, rescued.report["fallbacks"], strict=True))
-    if len(set(words)) == 1:  # where both guards were needed, the first step alone ran with full attention
-        assert np.array_equal(rescued.frames, safe.frames)
+    assert np.array_equal(rescued.frames, safe.frames)
     refused = s.run_job(sla2, sla2.open(model), values(**low, nan_retry=False))
     assert refused.status == s.E_NUMERIC and refused.frames is None and refused.report["fallbacks"] == []
     assert "step 1 of" in refused.error and "block 1" in refused.error and "also with" not in refused.error
@@ -131,25 +114,10 @@ def test_what_was_rescued_resumes_in_fp32(sla2, edited, tmp_path):
     assert resumed.report["steps_done"] == 4 and resumed.report["resumed_from_step"] == 2
 
 
-def test_a_vae_that_overflows_in_bf16_decodes_in_fp32(sla2, edited):
-    def change(tensors):  # a channel that its norm makes 0
-        tensors["decoder.norm_out.gamma"][2] = 0
-        tensors["decoder.conv_out.weight"][1, 2, 1, 1, 1] = HUGE
-
-    model = edited("vae", change)
-    rescued, safe = run(sla2, model, vae_precision="bf16"), run(sla2, model)
-    assert np.array_equal(rescued.frames, safe.frames)
-    (line,) = rescued.report["fallbacks"]
-    assert "decoding in bf16 gave NaN or infinity" in line and "in fp32" in line
-    assert rescued.report["device"]["vae_products"] == "fp32"
-    refused = s.run_job(sla2, sla2.open(model), values(vae_precision="bf16", nan_retry=False))
-    assert refused.status == s.E_NUMERIC and refused.frames is None
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_damaged_vae_is_named_and_can_be_replaced(sla2, folder, edited, tmp_path, precision):
     def change(tensors):
-        tensors["decoder.conv_in.weight"][1, 2, 1, 1, 1] = NAN
+        tensors["decoder.conv_in.weight"][1, 2, 2, 1, 1] = NAN
 
     model = edited("vae", change)
     path = tmp_path / "job.ckpt"
