@@ -10,7 +10,7 @@ namespace sla2::cli {
 namespace {
 
 struct ResumeOptions {
-  std::string checkpoint, model, pack, lora, threads;
+  std::string checkpoint, model, pack, lora, threads, vae_tile, vae_precision;
   OutputFlags output;
   Verbosity verbosity;
 };
@@ -25,13 +25,18 @@ void add_resume(CLI::App& app, Action& action) {
   command->add_option("--pack", options->pack, "The router pack, where it has moved since")->type_name("PATH");
   command->add_option("--lora", options->lora, "The LoRA files and strengths, where they have moved since")->type_name("TEXT");
   command->add_option("--threads", options->threads, "CPU threads; 0: all [as saved]")->type_name("INT");
+  command->add_option("--vae-tile", options->vae_tile, "Decode in tiles of so many pixels; once all steps are done [as saved]")
+      ->type_name("INT");
+  command->add_option("--vae-precision", options->vae_precision, "auto, fp32 or bf16; once all steps are done [as saved]")
+      ->type_name("TEXT");
   options->output.add_to(command);
   options->verbosity.add_to(command);
   command->footer("Example:\n  sla2 resume balloon.mp4.sla2ckpt\n");
   command->callback([options, &action] {
     action = [options] {
       return run_in_foreground(options->verbosity, [options] {
-        return prepare_resume({options->checkpoint, options->model, options->pack, options->lora, options->threads},
+        return prepare_resume({options->checkpoint, options->model, options->pack, options->lora, options->threads,
+                               options->vae_tile, options->vae_precision},
                               options->output.choice());
       });
     };

@@ -174,9 +174,11 @@ class JobQueue {
       }
       output.plan.quality = static_cast<int>(*order.quality);
     }
+    const auto text = [](const std::optional<int64_t>& number) { return number ? std::to_string(*number) : std::string(); };
     if (!order.checkpoint.empty())
       return prepare_resume(
-          {order.checkpoint, order.model, order.pack, order.lora, order.threads ? std::to_string(*order.threads) : ""}, output);
+          {order.checkpoint, order.model, order.pack, order.lora, text(order.threads), text(order.vae_tile), order.vae_precision},
+          output);
     return prepare_generate({order.from, order.preset, order.values}, output);
   }
 

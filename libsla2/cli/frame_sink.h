@@ -36,10 +36,12 @@ class FrameSink {
   [[nodiscard]] virtual fs::path target() const = 0;
   /// Encoder that is used, such as "libx264"; valid after begin().
   [[nodiscard]] virtual std::string encoder() const = 0;
+  /// What hardly any clip gets below: a disk with less room than that is refused before the work, not after it.
+  [[nodiscard]] virtual double least_bits_per_pixel() const { return 0; }
 };
 
-/// The sink for one -o target: .mp4 .webm .gif, a folder, or a name%04d.png pattern. Reserves its temporary name at once,
-/// so that an unwritable target is found before hours of sampling. Throws ARGUMENT for other suffixes.
+/// The sink for one -o target: .mp4 .webm .gif, a folder, or a name%04d.png pattern (frame_folder.h). Reserves its temporary name
+/// at once, so that an unwritable target is found before hours of sampling. Throws ARGUMENT for other suffixes.
 std::unique_ptr<FrameSink> make_sink(const fs::path& target, int quality);
 /// Grid of evenly spaced frames as one PNG.
 std::unique_ptr<FrameSink> make_sheet_sink(const fs::path& target);

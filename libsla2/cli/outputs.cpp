@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cerrno>
 #include <set>
 
 #include "errors.h"
@@ -39,6 +40,20 @@ Outputs::Outputs(const OutputPlan& plan) {
     sinks_.push_back(make_sheet_sink(plan.sheet));
   }
   if (!plan.report.empty()) distinct(plan.report);
+}
+
+void Outputs::check_room(int64_t pixels) const {
+  constexpr double kBitsPerByte = 8;
+  for (const auto& sink : sinks_) {
+    const auto needed = static_cast<uint64_t>(sink->least_bits_per_pixel() * static_cast<double>(pixels) / kBitsPerByte);
+    std::error_code unknown;
+    fs::path folder = fs::absolute(sink->target()).parent_path();
+    while (folder.has_relative_path() && !fs::exists(folder, unknown)) folder = folder.parent_path();
+    const fs::space_info disk = fs::space(folder, unknown);
+    if (!unknown && disk.available < needed)
+      fail(SLA2_E_FILE_WRITE, "cannot write {}: {} KiB at least are needed and {} KiB are free: {}", sink->target().string(),
+           needed / 1024 + 1, disk.available / 1024, errno_text(ENOSPC));
+  }
 }
 
 void Outputs::begin(const ClipInfo& clip) {

@@ -23,6 +23,8 @@ struct WrittenFile {
 class Outputs {
  public:
   explicit Outputs(const OutputPlan& plan);  ///< reserves every target
+  /// Throws FILE_WRITE where a disk has less room than a clip of so many pixels is sure to need.
+  void check_room(int64_t pixels) const;
   void begin(const ClipInfo& clip);
   void add(const Picture& picture);
   void finish();

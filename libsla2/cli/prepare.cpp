@@ -43,6 +43,8 @@ JobRequest prepare_resume(const ResumeSource& source, const OutputChoice& output
   if (!source.threads.empty()) require(sla2_params_set_text(request.changes.get(), "threads", source.threads.c_str()));
   if (!source.pack.empty())
     require(sla2_params_set_text(request.changes.get(), "pack", fs::absolute(source.pack).lexically_normal().string().c_str()));
+  for (const auto& [parameter, value] : {std::pair{"vae_tile", &source.vae_tile}, {"vae_precision", &source.vae_precision}})
+    if (!value->empty()) require(sla2_params_set_text(request.changes.get(), parameter, value->c_str()));
   if (!source.lora.empty()) require(sla2_params_set_text(request.changes.get(), "lora", source.lora.c_str()));
   const std::string name = source.model.empty() ? param_text(request.params.get(), "model") : source.model;
   if (name.empty()) fail(SLA2_E_ARGUMENT, "{} does not say which model it belongs to; add -m MODEL", checkpoint);

@@ -17,7 +17,7 @@ JobRequest prepare_generate(const SettingsSource& source, const OutputChoice& ou
 
 struct ResumeSource {
   std::string checkpoint;
-  std::string model, pack, lora, threads;  ///< "" for the saved one
+  std::string model, pack, lora, threads, vae_tile, vae_precision;  ///< "" for the saved one
 };
 JobRequest prepare_resume(const ResumeSource& source, const OutputChoice& output);
 

@@ -48,6 +48,27 @@ void write_note(const std::string& checkpoint, const ResumeNote& note) {
   write_file(note_path(checkpoint), object.dump(2) + "\n");
 }
 
+std::string note_text(const std::string& checkpoint) noexcept {
+  try {
+    return checkpoint.empty() || !fs::exists(note_path(checkpoint)) ? std::string()
+                                                                    : read_text(note_path(checkpoint), kLargestNote);
+  } catch (const std::exception&) {
+    return {};
+  }
+}
+
+void put_note_back(const std::string& checkpoint, const std::string& text) noexcept {
+  try {
+    if (checkpoint.empty()) return;
+    if (text.empty()) {
+      fs::remove(note_path(checkpoint));
+    } else {
+      write_file(note_path(checkpoint), text);
+    }
+  } catch (const std::exception&) {  // what went wrong before is on its way already
+  }
+}
+
 std::optional<ResumeNote> read_note(const std::string& checkpoint) {
   const fs::path path = note_path(checkpoint);
   if (!fs::exists(path)) return std::nullopt;

@@ -16,6 +16,9 @@ struct ResumeNote {
 fs::path note_path(const std::string& checkpoint);
 /// Paths are stored absolute. Throws FILE_WRITE.
 void write_note(const std::string& checkpoint, const ResumeNote& note);
+/// As it lies there, "" if there is none; and back again after a run that left no checkpoint of its own. Never throw.
+std::string note_text(const std::string& checkpoint) noexcept;
+void put_note_back(const std::string& checkpoint, const std::string& text) noexcept;
 /// Nothing if there is none. Throws FILE_FORMAT for a damaged one.
 std::optional<ResumeNote> read_note(const std::string& checkpoint);
 

@@ -116,6 +116,16 @@ class Attached {
   CancelPoint& point_;
 };
 
+/// Of all frames, as the job has resolved them: user, then model, then table.
+int64_t clip_pixels(const std::string& report, const sla2_params* params) {
+  const auto told = nlohmann::json::parse(report, nullptr, false);
+  int64_t pixels = 1;
+  for (const char* name : {"width", "height", "frames"})
+    pixels *= told.is_object() && told["settings"].contains(name) ? told["settings"][name].get<int64_t>()
+                                                                  : std::stoll(param_text(params, name));
+  return pixels;
+}
+
 /// Says which LoRA files are not those of the run that is repeated. The library reads their digests when the job starts.
 void tell_changed_loras(const std::vector<std::string>& expected, const std::string& report, JobObserver& observer) {
   if (expected.empty()) return;
@@ -178,16 +188,29 @@ JobResult run_job(const JobRequest& request, JobObserver& observer, CancelPoint&
   const sla2_job_callbacks calls = bridge.callbacks();
   const FileState before = state_of(request.checkpoint);
   if (cancel.cancelled()) fail(SLA2_E_CANCELLED, "stopped before the first step");
-  Job job = start_job(request, model, calls);
+  const std::string earlier_note = note_text(request.checkpoint);
+  const auto forget_note = [&] {  // unless there is something to go on from
+    const FileState now = state_of(request.checkpoint);
+    if (!request.resume && (!now.exists || now == before)) put_note_back(request.checkpoint, earlier_note);
+  };
+  // Before the job, which writes its first checkpoint at once: whoever kills us finds both.
+  if (!request.checkpoint.empty()) write_note(request.checkpoint, {request.plan, request.keep_checkpoint});
+  Job job;
+  try {
+    job = start_job(request, model, calls);
+  } catch (...) {
+    forget_note();
+    throw;
+  }
   JobResult result;
   sla2_status status = SLA2_OK;
   {
     const Attached attached(cancel, job.get());
     std::exception_ptr trouble;
     try {
-      if (!request.checkpoint.empty()) write_note(request.checkpoint, {request.plan, request.keep_checkpoint});
       const std::string early =
           text_of([&](char* buffer, uint64_t capacity) { return sla2_job_report(job.get(), buffer, capacity); });
+      outputs.check_room(clip_pixels(early, request.params.get()));
       tell_changed_loras(request.lora_digests, early, observer);
       bridge.set_texts(param_text(request.params.get(), "prompt"), make_metadata(request.params.get(), early));
     } catch (...) {
@@ -212,9 +235,7 @@ JobResult run_job(const JobRequest& request, JobObserver& observer, CancelPoint&
       report_file->commit();
     }
   } catch (...) {
-    const FileState now = state_of(request.checkpoint);
-    std::error_code ignored;
-    if (!request.resume && (!now.exists || now == before)) fs::remove(note_path(request.checkpoint), ignored);
+    forget_note();
     throw;
   }
   result.written = outputs.written();

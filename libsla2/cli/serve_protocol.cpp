@@ -218,6 +218,8 @@ JobOrder parse_resume(const Request& request) {
   order.pack = members.text("pack");
   order.lora = members.text("lora");
   order.threads = members.integer("threads");
+  order.vae_tile = members.integer("vae_tile");
+  order.vae_precision = members.text("vae_precision");
   members.end();
   if (order.checkpoint.empty()) members.fail("\"checkpoint\" is missing");
   return order;

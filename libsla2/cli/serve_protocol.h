@@ -53,11 +53,11 @@ struct Request {
 
 /// What generate and resume take. A value of `values` is text, number, boolean or list of numbers.
 struct JobOrder {
-  std::string preset, from, checkpoint, model, pack, lora;
+  std::string preset, from, checkpoint, model, pack, lora, vae_precision;
   std::vector<std::pair<std::string, std::string>> values;
   std::vector<std::string> outputs;
   std::string sheet, report;
-  std::optional<int64_t> quality, threads;
+  std::optional<int64_t> quality, threads, vae_tile;
   bool keep_checkpoint = false, previews = true;
 };
 

@@ -87,6 +87,7 @@ class GifSink final : public FrameSink {
 
   [[nodiscard]] fs::path target() const override { return file_.target(); }
   [[nodiscard]] std::string encoder() const override { return "gif"; }
+  [[nodiscard]] double least_bits_per_pixel() const override { return 0.5; }
 
  private:
   void encode(const AVFrame* frame) {

@@ -28,8 +28,10 @@ class VideoSink final : public FrameSink {
     format_.reset(format);
     if (allocated < 0) fail(SLA2_E_UNSUPPORTED, "this FFmpeg has no {} muxer", container_);
     format_->pb = output_.context();
-    format_->url = av_strdup(file_.temporary().c_str());  // moving the index to the front reads the file back under this name
-    format_->flags |= AVFMT_FLAG_BITEXACT;                // no writing time: the same frames give the same file
+    // To move the index to the front the MP4 muxer reads what it wrote, through a second handle that it opens by this name.
+    format_->url = av_strdup(("file:" + file_.temporary().string()).c_str());
+    require_memory(format_->url);
+    format_->flags |= AVFMT_FLAG_BITEXACT;  // no writing time: the same frames give the same file
     av_dict_set(&format_->metadata, "title", clip.title.c_str(), 0);
     av_dict_set(&format_->metadata, "comment", clip.metadata.c_str(), 0);
     choose_encoder(clip);
@@ -39,12 +41,7 @@ class VideoSink final : public FrameSink {
     stream_->avg_frame_rate = encoder_->framerate;
     if (avcodec_parameters_from_context(stream_->codecpar, encoder_.get()) < 0) require_memory(nullptr);
     AvOptions options;
-    if (container_ == "mp4") {
-      options.set("movflags", "+faststart");  // players may start before the last byte
-      // To move the index to the front the muxer reads what it wrote, through a second handle that it opens by this name.
-      format_->url = av_strdup(("file:" + file_.temporary().string()).c_str());
-      require_memory(format_->url);
-    }
+    if (container_ == "mp4") options.set("movflags", "+faststart");  // players may start before the last byte
     output_.check(avformat_write_header(format_.get(), options.address()), "the header");
     scaler_ = std::make_unique<Scaler>(clip.width, clip.height, clip.width, clip.height, encoder_->pix_fmt);
     frame_ = make_frame(clip.width, clip.height, encoder_->pix_fmt);
@@ -70,6 +67,7 @@ class VideoSink final : public FrameSink {
 
   [[nodiscard]] fs::path target() const override { return file_.target(); }
   [[nodiscard]] std::string encoder() const override { return name_; }
+  [[nodiscard]] double least_bits_per_pixel() const override { return 0.02; }
 
  private:
   void choose_encoder(const ClipInfo& clip) {

@@ -151,6 +151,33 @@ def test_full_disk(generate, out, name):
     check(done, out, name, "No space left", "free some space")
 
 
+def progress_of(done) -> set[tuple[str, int]]:
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    return {(event["phase"], event["step"]) for event in events if event["type"] == "progress"}
+
+
+def test_a_disk_too_small_is_seen_before_the_work(generate, out, tmp_path):
+    """Room for the temporary file, not for the clip; nor for the checkpoints."""
+    large = ("--width", 256, "--height", 256, "--frames", 81)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(out)], capture_output=True, check=False).returncode != 0:
+        pytest.skip("mount is not permitted here")
+    try:
+        clip = generate("-o", out / "png", "--no-checkpoint", "--json", *large, code=WRITE)
+        state = generate("-o", tmp_path / "a.gif", "--checkpoint", out / "state", "--json", *large, code=WRITE)
+        latent = generate("-o", tmp_path / "a.gif", "--no-checkpoint", "--latent-out", out / "z", "--json", *large, code=WRITE)
+        assert not list(out.iterdir()) and not (tmp_path / "a.gif").exists()
+    finally:
+        subprocess.run(["umount", str(out)], check=True)
+    for done, words in (
+        (clip, ("png", "KiB are free", "No space left", "free some space")),
+        (state, ("state", "checkpoints", "parameter checkpoint", "No space left")),
+        (latent, ("finished latent", "parameter latent_out", "No space left")),
+    ):
+        error = json.loads(done.stdout.splitlines()[-1])
+        assert error["type"] == "error" and all(word in error["message"] for word in words), error
+        assert not any(phase == "sample" and step > 0 for phase, step in progress_of(done))
+
+
 def test_full_disk_for_the_checkpoint(generate, out):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(out)], capture_output=True, check=False).returncode != 0:
         pytest.skip("mount is not permitted here")
@@ -176,6 +203,21 @@ def test_nan_in_a_weight(sla2, broken_model, out):
     edit_tensor(broken_model / "dit.safetensors", target, plant)
     done = sla2("generate", "-m", broken_model, "-p", "x", "--steps", 3, "-o", out / "a.mp4", "--no-checkpoint", code=NUMERIC)
     check(done, out, "step", "block 1")
+
+
+def test_nan_in_a_weight_of_the_vae(sla2, broken_model, out):
+    def plant(part: bytearray) -> None:
+        part[0:4] = struct.pack("<f", float("nan"))
+
+    good = (broken_model / "vae.safetensors").read_bytes()
+    edit_tensor(broken_model / "vae.safetensors", "decoder.conv_in.weight", plant)
+    done = sla2("generate", "-m", broken_model, "-p", "x", "--steps", 3, "-o", out / "a.gif", code=NUMERIC)
+    for word in ("vae.safetensors", "Download it again", "latent is sound", f"sla2 resume {out}/a.gif.sla2ckpt"):
+        assert word in done.stderr, done.stderr
+    assert not (out / "a.gif").exists()
+    (broken_model / "vae.safetensors").write_bytes(good)  # the remedy, and then what the message says
+    sla2("resume", out / "a.gif.sla2ckpt")
+    assert [entry.name for entry in out.iterdir()] == ["a.gif"]
 
 
 def test_a_prompt_of_3000_words(generate, out):

@@ -230,8 +230,9 @@ class Run:
     plan: str = ""
 
 
-def run_job(sla2: Sla2, model, values: dict, resume: Path | None = None, on_step=None, frames_status=OK) -> Run:
-    """Run a job to its end. on_step(step, cancel, request_checkpoint) is called on the job's thread after each step."""
+def run_job(sla2: Sla2, model, values: dict, resume: Path | None = None, on_step=None, frames_status=OK, on_decode=None) -> Run:
+    """Run a job to its end. On the job's thread on_step(step, cancel, request_checkpoint) is called after each step, on_decode() when
+    decoding begins."""
     run = Run()
     chunks = []
     job = C.c_void_p()
@@ -243,6 +244,9 @@ def run_job(sla2: Sla2, model, values: dict, resume: Path | None = None, on_step
             run.messages.append(p.message.decode())
         if on_step and p.phase == PHASE_SAMPLE and p.step > 0 and not p.message:
             on_step(p.step, lambda: sla2.c.sla2_job_cancel(job), lambda: sla2.c.sla2_job_request_checkpoint(job))
+
+        if on_decode and p.phase == PHASE_DECODE and p.step == 0 and not p.message:
+            on_decode()
 
     def on_preview(_, pointer, step):
         f = pointer.contents

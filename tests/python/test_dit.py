@@ -204,6 +204,37 @@ def test_three_namings_give_the_same_bytes(run_dit, tmp_path):
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
+@pytest.mark.parametrize("newer", [False, True], ids=["scale_weight", "weight_scale"])
+def test_scaled_fp8_is_the_dequantised_model(run_dit, tmp_path, newer):
+    """ComfyUI's fp8 files: matrices of blocks as e4m3 with a scale each, the rest as it was."""
+    model = make_model()
+    held = {}
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.startswith("blocks.") and p.ndim == 2 and name.endswith(".weight"):
+                scale = p.abs().max() / 448
+                held[original_name(name)] = ((p / scale).to(torch.float8_e4m3fn), scale)
+                p.copy_((p / scale).to(torch.float8_e4m3fn).float() * scale)
+    plain = save_model(model, tmp_path / "plain.safetensors")
+    state = load_file(str(plain))
+    for name, (stored, scale) in held.items():
+        state[name] = stored
+        state[name.removesuffix("weight") + ("weight_scale" if newer else "scale_weight")] = scale.reshape(() if newer else (1,))
+    if not newer:
+        state["scaled_fp8"] = torch.zeros(2).to(torch.float8_e4m3fn)
+    config = {"attention_head_dim": model.config.attention_head_dim, "num_attention_heads": model.config.num_attention_heads}
+    path = tmp_path / "fp8.safetensors"
+    save_file({"model.diffusion_model." + name: value for name, value in state.items()}, str(path), {"config": json.dumps(config)})
+    assert len(held) == 3 * 10
+    assert path.stat().st_size < plain.stat().st_size / 2
+    inputs = make_input((3, 5, 6))
+    for precision in ("f32", "bf16"):
+        ours, _ = run_dit(path, inputs, "--precision", precision)
+        assert torch.equal(ours["velocity"], run_dit(plain, inputs, "--precision", precision)[0]["velocity"])
+        if precision == "f32":
+            check(ours, reference(model, inputs))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_storage_computes_in_fp32(run_dit, tmp_path, dtype):
     model = make_model()

@@ -46,6 +46,7 @@ def values(**more):
         "shift": 3,
         "seed": 7,
         "precision": "fp32",
+        "vae_precision": "fp32",
         "preview_every": 0,
         **SIZE,
         **more,

@@ -85,6 +85,49 @@ def test_umt5_streams_bf16_weights(run_probe, tmp_path):
     assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
 
 
+def test_prompts_share_one_reading_of_the_weights(run_probe, tmp_path):
+    """Bytes that the process reads, by the kernel's count; and the bits of a prompt are its own."""
+    path = tmp_path / "umt5.safetensors"
+    save_model(random_umt5("wide"), path)
+    lengths, files = (3, 70, 31), []
+    for n in lengths:
+        files.append(tmp_path / f"ids{n}")
+        save_file({"ids": np.arange(5, 5 + n, dtype=np.int32)}, files[-1])
+
+    def run(*which):
+        told = json.loads(run_probe("text", "prompts", path, tmp_path / "rows", *which).stdout)
+        assert told["parts"] == [0.25, 0.5, 0.75, 1.0]
+        return told["bytes"], load_file(tmp_path / "rows")
+
+    together, rows = run(*files)
+    alone = []
+    for i, file in enumerate(files):
+        count, one = run(file)
+        alone.append(count)
+        assert np.array_equal(one["rows.0"], rows[f"rows.{i}"])
+    tokens = 4 * SIZES["wide"]["d_model"]  # bytes of a row of the embedding table
+    fixed = [count - n * tokens for count, n in zip(alone, lengths, strict=True)]
+    print(f"alone {alone}, together {together} bytes")
+    assert max(fixed) > path.stat().st_size / 2
+    assert together == pytest.approx(sum(lengths) * tokens + fixed[0], rel=0.01)
+
+
+def test_three_namings_give_the_same_rows(run_probe, tmp_path):
+    """Hugging Face's names, the original's, and a ComfyUI file with its prefix and the tokenizer inside."""
+    from test_weights import original_umt5
+
+    path = tmp_path / "umt5.safetensors"
+    save_model(random_umt5("ragged"), path)
+    state = load_file(path)
+    rows = [encode(run_probe, tmp_path, path, range(90))]
+    save_file({original_umt5(name): tensor for name, tensor in state.items()}, path)
+    rows.append(encode(run_probe, tmp_path, path, range(90)))
+    inside = {"spiece_model": np.frombuffer(train_tokenizer(), np.uint8)}
+    save_file({"text_encoders.umt5xxl.transformer." + name: tensor for name, tensor in state.items()} | inside, path)
+    rows.append(encode(run_probe, tmp_path, path, range(90)))
+    assert np.array_equal(rows[0], rows[1]) and np.array_equal(rows[0], rows[2])
+
+
 def test_umt5_refuses_what_does_not_fit(run_probe, tmp_path):
     model = random_umt5("tiny")
     path = tmp_path / "umt5.safetensors"

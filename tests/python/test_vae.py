@@ -88,9 +88,9 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
 
 
-def ours_decode(run_probe, weights, latent, folder, *options):
+def ours_decode(run_probe, weights, latent, folder, *options, precision="f32"):
     save_file({"latent": latent.contiguous()}, folder / "latent.safetensors")
-    run_probe("vae", "decode", weights, folder / "latent.safetensors", folder / "out.safetensors", *options)
+    run_probe("vae", "decode", weights, folder / "latent.safetensors", folder / "out.safetensors", "--precision", precision, *options)
     return load_file(folder / "out.safetensors")
 
 
@@ -211,7 +211,7 @@ def test_bf16_products_err_no_more_than_torchs(models, run_probe, tmp_path, monk
     theirs = bf16.bfloat16().decode((latent * std + mean).bfloat16()).sample[0].float()
 
     def ours():
-        return ours_decode(run_probe, weights, latent[0], tmp_path, "--precision", "bf16")["frames"].permute(1, 0, 2, 3)
+        return ours_decode(run_probe, weights, latent[0], tmp_path, precision="bf16")["frames"].permute(1, 0, 2, 3)
 
     best = ours()
     print(f"bf16: ours {relative(best, whole):.2e}, torch {relative(theirs, whole):.2e} from fp32")
@@ -234,6 +234,59 @@ def test_bf16_encoding_errs_no_more_than_torchs(models, run_probe, tmp_path):
     ours = ours_encode(run_probe, weights, video[0], tmp_path, "--precision", "bf16")
     print(f"bf16 encode: ours {relative(ours, whole):.2e}, torch {relative(theirs, whole):.2e} from fp32")
     assert relative(ours, whole) <= 2 * relative(theirs, whole)
+
+
+def test_auto_is_bf16_where_the_cpu_is_fast_at_it(models, run_probe, tmp_path, monkeypatch):
+    _, weights = models("base8")
+    latent = torch.randn(16, 2, 4, 6, generator=torch.Generator().manual_seed(13))
+
+    def decoded(precision):
+        return ours_decode(run_probe, weights, latent, tmp_path, precision=precision)["frames"]
+
+    fast = "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    assert torch.equal(decoded("auto"), decoded("bf16" if fast else "f32"))
+    video = torch.randn(3, 5, 32, 48, generator=torch.Generator().manual_seed(14)).clamp(-1, 1)
+    encoded = [ours_encode(run_probe, weights, video, tmp_path, "--precision", name) for name in ("auto", "f32", "bf16")]
+    assert torch.equal(encoded[0], encoded[1]) and not torch.equal(encoded[0], encoded[2])
+    monkeypatch.setenv("SLA2_ISA", "avx2")
+    assert torch.equal(decoded("auto"), decoded("f32")) and not torch.equal(decoded("auto"), decoded("bf16"))
+
+
+def test_three_namings_give_the_same_frames(models, run_probe, tmp_path):
+    """Names of the original file by diffusers' own converter, read backwards."""
+    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
+    model, weights = models("base8")
+    state = model.state_dict()
+    run_probe("weights", "f32", weights, tmp_path / "names.safetensors")
+    originals = {name: name for name in load_file(tmp_path / "names.safetensors")}
+    back = convert_wan_vae_to_diffusers(dict(originals))
+    assert sorted(back) == sorted(state)
+    latent = torch.randn(16, 3, 4, 6, generator=torch.Generator().manual_seed(15))
+    video = torch.randn(3, 5, 32, 48, generator=torch.Generator().manual_seed(16)).clamp(-1, 1)
+    config = {"config": json.dumps({"_class_name": "AutoencoderKLWan", **dict(model.config)})}
+    frames, latents = [], []
+    for prefix in ("", "first_stage_model.", None):
+        named = state if prefix is None else {prefix + original: state[name] for name, original in back.items()}
+        path = tmp_path / "named.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in named.items()}, path, metadata=config)
+        frames.append(ours_decode(run_probe, path, latent, tmp_path)["frames"])
+        latents.append(ours_encode(run_probe, path, video, tmp_path))
+    assert all(torch.equal(frames[0], other) for other in frames[1:])
+    assert all(torch.equal(latents[0], other) for other in latents[1:])
+    assert torch.equal(frames[0], ours_decode(run_probe, weights, latent, tmp_path)["frames"])
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize("tile", [0, 256])
+def test_plan_is_what_is_used(run_probe, tmp_path, precision, tile):
+    """Planned bytes against the growth of the process, weights included."""
+    config = dict(z_dim=16, base_dim=32, dim_mult=[1, 2, 4, 4], num_res_blocks=1, temperal_downsample=[False, True, True])
+    model = AutoencoderKLWan(**config)
+    size = ("--height", 320, "--width", 384, "--frames", 5)
+    done = run_probe("vae", "bench", save(model, tmp_path), "--precision", precision, "--tile", tile, *size)
+    result = json.loads(done.stdout)
+    assert result["plan_bytes"] == pytest.approx(result["used_bytes"], rel=0.10), result
 
 
 def test_threads_do_not_change_a_bit(models, run_probe, tmp_path):

@@ -169,7 +169,8 @@ class Model:
     ) -> Generation:
         """Go on from a checkpoint, bit-identical to an uninterrupted run on the same machine.
 
-        Only `threads`, `checkpoint` and preview settings may change. Frames decoded before are made again.
+        Only `threads`, `checkpoint` and preview settings may change, and `vae_tile` and `vae_precision` once all steps are done. Frames
+        decoded before are made again.
         """
         return Generation(_sla2.Job(self._native, changes, os.fspath(checkpoint), on_preview is not None), on_progress, on_preview)
 

@@ -94,8 +94,8 @@ typedef struct sla2_job_callbacks {
 SLA2_API sla2_status sla2_job_callbacks_init(sla2_job_callbacks *callbacks, uint32_t size);
 
 /** Check the parameters, make the memory plan and start working on a new thread. params and callbacks are copied.
- *  With params "checkpoint" = PATH the job writes its state there every checkpoint_every steps, when cancelled, and
- *  before decoding.
+ *  With params "checkpoint" = PATH the job writes its state there at once, every checkpoint_every steps, when cancelled,
+ *  and before decoding.
  *  @param params     NULL: all defaults
  *  @param callbacks  NULL: none
  *  @param[out] job   yours, freed with sla2_job_destroy(); it holds the model
@@ -104,7 +104,8 @@ SLA2_API sla2_status sla2_job_callbacks_init(sla2_job_callbacks *callbacks, uint
 SLA2_API sla2_status sla2_job_create(sla2_model *model, const sla2_params *params, const sla2_job_callbacks *callbacks, sla2_job **job);
 
 /** Go on from a checkpoint; bit-identical to an uninterrupted run on the same machine. `params` may change only
- *  "threads", "checkpoint", preview settings and where files lie ("pack" among them: its digest must be the same); NULL: as saved.
+ *  "threads", "checkpoint", preview settings and where files lie ("pack" among them: its digest must be the same), and once the last
+ *  step is done "vae_tile" and "vae_precision"; NULL: as saved.
  *  @return as sla2_job_create(), or SLA2_E_FILE_* (of the checkpoint) | SLA2_E_MODEL_MISMATCH (other weights, another router pack).
  *  Any thread. @since 0.1 */
 SLA2_API sla2_status sla2_job_resume(sla2_model *model, const char *checkpoint, const sla2_params *params,

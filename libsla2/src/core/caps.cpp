@@ -2,7 +2,6 @@
 #include "core/caps.h"
 
 #include <sched.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -56,26 +55,6 @@ const IsaChoice& isa_choice() {
   return choice;
 }
 
-/// "Key:   123 kB" in a /proc file, in bytes; 0 if absent.
-uint64_t proc_kilobytes(const char* path, const char* key) {
-  std::ifstream file(path);
-  std::string word;
-  while (file >> word) {
-    if (word == key) {
-      uint64_t kilobytes = 0;
-      file >> kilobytes;
-      return kilobytes * 1024;
-    }
-  }
-  return 0;
-}
-
-uint64_t cgroup_value(const char* path) {
-  std::ifstream file(path);
-  uint64_t value = 0;
-  return file >> value ? value : 0;  // "max" does not parse and means no limit
-}
-
 }  // namespace
 
 Isa active_isa() {
@@ -112,21 +91,5 @@ int physical_threads() noexcept {
 }
 
 bool has_fast_bf16() { return active_isa() >= Isa::kAvx512Bf16; }
-
-uint64_t total_memory_bytes() noexcept {
-  const uint64_t ram = proc_kilobytes("/proc/meminfo", "MemTotal:");
-  const uint64_t limit = cgroup_value("/sys/fs/cgroup/memory.max");
-  return limit != 0 ? std::min(ram, limit) : ram;
-}
-
-uint64_t available_memory_bytes() noexcept {
-  const uint64_t available = proc_kilobytes("/proc/meminfo", "MemAvailable:");
-  const uint64_t limit = cgroup_value("/sys/fs/cgroup/memory.max");
-  const uint64_t used = cgroup_value("/sys/fs/cgroup/memory.current");
-  return limit > used ? std::min(available, limit - used) : available;
-}
-
-uint64_t peak_resident_bytes() noexcept { return proc_kilobytes("/proc/self/status", "VmHWM:"); }
-uint64_t resident_bytes() noexcept { return proc_kilobytes("/proc/self/status", "VmRSS:"); }
 
 }  // namespace sla2

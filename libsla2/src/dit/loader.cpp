@@ -72,7 +72,8 @@ Holding choose_holding(const config::DitConfig& config, DType stored, const Opti
   if (bf16) return {{DType::kBF16, kernels::Compute::kBf16}, eight};
   const bool small = resident_parameters(config) * sizeof(float) <= kSmallModelBytes;
   if (small || stored == DType::kF32 || stored == DType::kF64) return {{DType::kF32, kernels::Compute::kF32}, eight};
-  return {{stored == DType::kF16 ? DType::kF16 : DType::kBF16, kernels::Compute::kF32}, eight};  // fp8 · scale fits bf16
+  // fp8 · scale is rounded to bf16: 2^-9 of it, where fp8 itself was rounded to 2^-4.
+  return {{stored == DType::kF16 ? DType::kF16 : DType::kBF16, kernels::Compute::kF32}, eight};
 }
 
 LinearForm form_of(const LinearSpec& spec, const Holding& holding) {

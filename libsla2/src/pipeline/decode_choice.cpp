@@ -9,12 +9,11 @@ namespace sla2::pipeline {
 
 namespace {
 
-/// What was asked for, then ever smaller tiles.
-std::vector<int64_t> tiles_of(const Settings& settings) {
-  std::vector<int64_t> tiles{settings.vae_tile};
+/// `first`, then ever smaller tiles.
+std::vector<int64_t> tiles_from(const Settings& settings, int64_t first) {
+  std::vector<int64_t> tiles{first};
   for (const int64_t tile : kTiles)
-    if (tile < std::max(settings.width, settings.height) && (settings.vae_tile == 0 || tile < settings.vae_tile))
-      tiles.push_back(tile);
+    if (tile < std::max(settings.width, settings.height) && (first == 0 || tile < first)) tiles.push_back(tile);
   return tiles;
 }
 
@@ -28,10 +27,8 @@ DecodePlan plan_tiles(const ModelParts& model, const Settings& settings, std::sp
   plan.free_bytes = settings.gpu->memory().free;
   const uint64_t usable = usable_bytes(plan.free_bytes);
   for (const int64_t tile : tiles) {
-    vae::DecodeOptions options;
-    options.precision = settings.vae_precision;
-    options.tile = tile;
-    const vae::PlanSummary needed = vae::plan_decode_on(model.vae_config, settings.shape, options);
+    const vae::PlanSummary needed =
+        vae::plan_decode_on(model.vae_config, settings.shape, decode_options(settings.vae_precision, tile));
     const uint64_t bytes = needed.weight_bytes + needed.activation_bytes;
     if (bytes > usable) {
       plan.notes.push_back(fmt::format("{}: not {}: that needs {:.0f} MiB and {:.0f} MiB of {:.0f} MiB free may be used",
@@ -54,14 +51,22 @@ DecodePlan plan_tiles(const ModelParts& model, const Settings& settings, std::sp
 }  // namespace
 
 std::string decode_where(const DecodePlan& plan) {
-  if (!plan.on_gpu) return "the CPU";
+  if (!plan.on_gpu) return plan.tile == 0 ? "the CPU" : fmt::format("the CPU in tiles of {} px", plan.tile);
   return plan.tile == 0 ? "whole frames on the GPU" : fmt::format("tiles of {} px on the GPU", plan.tile);
+}
+
+vae::DecodeOptions decode_options(vae::Precision precision, int64_t tile) {
+  vae::DecodeOptions options;
+  options.precision = precision;
+  options.tile = tile;
+  if (tile > 0) options.tile_overlap = std::min(options.tile_overlap, tile / 2);
+  return options;
 }
 
 DecodePlan plan_gpu_decode(const ModelParts& model, const Settings& settings) {
   if (settings.gpu == nullptr) return {};
   try {
-    return plan_tiles(model, settings, tiles_of(settings));
+    return plan_tiles(model, settings, tiles_from(settings, settings.vae_tile));
   } catch (const Error& error) {
     if (error.status() != SLA2_E_UNSUPPORTED) throw;
     DecodePlan plan;
@@ -70,10 +75,19 @@ DecodePlan plan_gpu_decode(const ModelParts& model, const Settings& settings) {
   }
 }
 
-DecodePlan next_decode(const ModelParts& model, const Settings& settings, const DecodePlan& from) {
-  const std::vector<int64_t> tiles = tiles_of(settings);
-  const auto at = std::find(tiles.begin(), tiles.end(), from.tile);
-  return plan_tiles(model, settings, {at == tiles.end() ? at : at + 1, tiles.end()});
+std::optional<DecodePlan> next_decode(const ModelParts& model, const Settings& settings, const DecodePlan& from,
+                                      int64_t cpu_tile) {
+  const std::vector<int64_t> tiles = tiles_from(settings, from.tile);
+  const std::span<const int64_t> smaller = std::span(tiles).subspan(1);
+  DecodePlan next;
+  if (from.on_gpu) {
+    next = plan_tiles(model, settings, smaller);
+    if (!next.on_gpu) next.tile = cpu_tile;
+  } else {
+    if (smaller.empty()) return std::nullopt;
+    next.tile = smaller.front();
+  }
+  return next;
 }
 
 }  // namespace sla2::pipeline

@@ -6,20 +6,29 @@
 #include <thread>
 
 #include "pipeline/context.h"
+#include "pipeline/disk_check.h"
 #include "pipeline/loras.h"
+#include "pipeline/report.h"
 
 namespace sla2::pipeline {
 
 namespace {
 
 /// What may change between a run and its continuation, because the frames do not depend on it.
-constexpr std::array<std::string_view, 13> kFreeOnResume{
-    "threads", "checkpoint",   "checkpoint_every", "preview_every", "latent_out", "embedding_cache", "memory_limit", "model",
-    "vae",     "text_encoder", "tokenizer",        "pack",          "lora"};
+constexpr std::array<std::string_view, 14> kFreeOnResume{"threads",       "checkpoint", "checkpoint_every",
+                                                         "preview_every", "latent_out", "embedding_cache",
+                                                         "memory_limit",  "model",      "vae",
+                                                         "text_encoder",  "tokenizer",  "pack",
+                                                         "lora",          "probe"};
+
+/// And what may once the last step is done: what is left to do is decoding, and the latent stays as it is.
+constexpr std::array<std::string_view, 2> kFreeOnceSampled{"vae_tile", "vae_precision"};
 
 class RunningJob final : public Job {
  public:
   explicit RunningJob(std::unique_ptr<JobContext> context) : context_(std::move(context)) {
+    constexpr size_t kRoom = 256;  // for a text that is needed when no memory is left
+    outcome_.text.reserve(kRoom);
     thread_ = std::thread([this] { run(); });
   }
   ~RunningJob() override {
@@ -53,7 +62,7 @@ class RunningJob final : public Job {
       outcome_ = {error.status(), error.what()};
     } catch (const std::bad_alloc&) {
       outcome_.status = SLA2_E_MEMORY;
-      outcome_.text = "an allocation failed: out of memory. Ask for a smaller clip, or free memory and try again";
+      outcome_.text = "out of memory: an allocation failed. Close other programs, or ask for a smaller clip";
     } catch (const std::exception& error) {
       outcome_ = {SLA2_E_INTERNAL, error.what()};
     }
@@ -109,7 +118,10 @@ std::unique_ptr<JobContext> make_context(std::shared_ptr<const Model> model, con
   job->settings = resolve_settings(job->parts(), params, stand_in);
   tokenize(*job);
   job->plan = check_memory(job->parts(), job->settings, std::max(job->record.prompt_tokens, job->record.negative_tokens));
+  check_disks(job->parts(), job->settings, job->record.prompt_tokens + job->record.negative_tokens);
   job->rung = job->plan.gpu.rung;
+  job->settings.dit_on_gpu = job->rung != Rung::kCpu;
+  job->settings.vae_on_gpu = job->plan.decode.on_gpu;
   job->settings.vae_tile = job->plan.decode.tile;
   job->settings.values.set_text("vae_tile", std::to_string(job->settings.vae_tile));  // a resumed run must decode the same way
   if (job->settings.values.text("device") == "auto")  // so must this: other products, other last digits
@@ -117,14 +129,20 @@ std::unique_ptr<JobContext> make_context(std::shared_ptr<const Model> model, con
   return job;
 }
 
-config::ParamSet merged_for_resume(const config::ParamSet& saved, const config::ParamSet& changes) {
-  config::ParamSet values = saved;
+bool is_sampled(const SavedJob& saved) { return saved.state.step + 1 >= static_cast<int>(saved.sigmas.size()); }
+
+config::ParamSet merged_for_resume(const SavedJob& saved, const config::ParamSet& changes) {
+  config::ParamSet values = saved.values;
+  const auto among = [](const auto& names, const std::string& name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
   for (const auto& [name, value] : changes.values()) {
-    const bool is_free = std::find(kFreeOnResume.begin(), kFreeOnResume.end(), name) != kFreeOnResume.end();
-    SLA2_CHECK(is_free || saved.text(name) == value, SLA2_E_ARGUMENT,
-               "resume: {} = {} differs from the checkpoint's {}; the clip would not be the one that was begun. Leave it out, or "
-               "start anew",
-               name, value, saved.text(name));
+    const bool later = among(kFreeOnceSampled, name), is_free = among(kFreeOnResume, name) || (later && is_sampled(saved));
+    SLA2_CHECK(
+        is_free || saved.values.text(name) == value, SLA2_E_ARGUMENT,
+        "resume: {} = {} differs from the checkpoint's {}; the clip would not be the one that was begun. Leave it out{}, or "
+        "start anew",
+        name, value, saved.values.text(name), later ? " until the last step is done" : "");
     values.set_text(name, value);
   }
   return values;
@@ -136,7 +154,7 @@ void check_same_weights(const SavedJob& saved, const ModelParts& model, const st
                "resume: {} was written with another {}: digest {}, {} has {}; use the same file", path, role, before, file, now);
   };
   check("DiT", saved.dit_digest, model.dit_digest, model.dit->path());
-  check("VAE", saved.vae_digest, model.vae_digest, model.vae->path());
+  if (!is_sampled(saved)) check("VAE", saved.vae_digest, model.vae_digest, model.vae->path());
   check("text encoder", saved.encoder_digest, model.encoder_digest, model.text_encoder->path());
 }
 
@@ -162,6 +180,22 @@ void check_same_pack(const SavedJob& saved, const config::ParamSet& values, cons
   SLA2_CHECK(now == saved.pack_digest, SLA2_E_MODEL_MISMATCH,
              "resume: {} was begun with a router pack of digest {}; {} has {}: it was changed. {}", path, saved.pack_digest, pack,
              now, kRemedy);
+}
+
+/// A note where the products are not those that the run was begun with: its frames will not be bit-identical.
+std::vector<std::string> other_machine(const SavedJob& saved, const Settings& settings, const std::string& path) {
+  const auto before = nlohmann::ordered_json::parse(saved.machine, nullptr, false);
+  if (!before.is_object()) return {};
+  const nlohmann::ordered_json now = machine_facts(settings);
+  std::string changes;
+  for (const char* key : {"isa", "precision"})
+    if (before.contains(key) && before[key] != now[key])
+      changes += fmt::format("{}{} was {}, is {}", changes.empty() ? "" : "; ", key, before[key].dump(), now[key].dump());
+  if (changes.empty()) return {};
+  return {
+      fmt::format("WARNING: {} was written on another machine ({}): the clip will not be bit for bit that of an uninterrupted "
+                  "run; go on where it was begun, or with SLA2_ISA as there, for that",
+                  path, changes)};
 }
 
 void check_state_fits(const SavedJob& saved, const JobContext& job, const std::string& path) {
@@ -195,14 +229,19 @@ std::unique_ptr<Job> Job::resume(std::shared_ptr<const Model> model, const std::
   SavedJob saved = read_checkpoint(checkpoint);
   weights::discard_partial(checkpoint);  // the stopped run may have been killed while it wrote the next one
   check_same_weights(saved, opened(*model).parts(), checkpoint);
-  const config::ParamSet values = merged_for_resume(saved.values, changes);
+  const config::ParamSet values = merged_for_resume(saved, changes);
   check_same_pack(saved, values, checkpoint);
   auto job = make_context(std::move(model), values, std::move(callbacks));
   check_same_loras(saved.lora_digest, job->settings, checkpoint);
   check_state_fits(saved, *job, checkpoint);
-  job->settings.notes.clear();  // told by the first run, and in state.notes
+  job->settings.notes = other_machine(saved, job->settings, checkpoint);  // the rest was told by the first run: state.notes
+  if (saved.vae_digest != job->parts().vae_digest)  // a damaged one was replaced: the latent is as good as it was
+    job->settings.notes.push_back(
+        fmt::format("decoding with a VAE other than the run was begun with: {}", job->parts().vae->path()));
   job->record.resumed_from = job->record.steps_done = saved.state.step;
   job->record.fallbacks = saved.state.notes;
+  job->record.attention = saved.state.attention;
+  job->record.use_fp32 = saved.state.use_fp32;
   job->state = std::move(saved.state);
   return std::make_unique<RunningJob>(std::move(job));
 }

@@ -36,12 +36,10 @@ uint64_t sampling_bytes(const ModelParts& model, const Settings& settings, const
 /// Of this machine; `on_gpu` null: the CPU decodes.
 uint64_t decoding_bytes(const ModelParts& model, const Settings& settings, int64_t tile, const DecodePlan* on_gpu,
                         std::string* text) {
-  vae::DecodeOptions options;
-  options.precision = settings.vae_precision;
-  options.tile = tile;
   vae::PlanSummary plan;
   if (on_gpu == nullptr) {
-    plan = vae::plan_decode(model.vae_config, settings.shape.height, settings.shape.width, options);
+    plan = vae::plan_decode(model.vae_config, settings.shape.height, settings.shape.width,
+                            decode_options(settings.vae_precision, tile));
   } else {
     plan.activation_bytes = on_gpu->pinned_bytes;
     plan.text =

@@ -99,6 +99,7 @@ std::string report_json(const ModelParts& model, const Settings& settings, const
                     {"text_encoder", record.text_where},
                     {"text_planned_bytes", plan.text_encoder.planned_bytes},
                     {"vae", record.vae_where},
+                    {"vae_products", record.vae_products},
                     {"planned_bytes", plan.gpu.planned_bytes},
                     {"free_bytes", plan.gpu.free_bytes},
                     {"vae_planned_bytes", plan.decode.planned_bytes}};

@@ -31,7 +31,7 @@ struct RunRecord {
   double load_seconds = 0, text_seconds = 0, sample_seconds = 0, decode_seconds = 0, total_seconds = 0;
   std::string dit_where = "not loaded", products;  ///< in words, as it was last
   std::string text_where = "not run";              ///< "the cache" where nothing had to be encoded
-  std::string vae_where = "not loaded";
+  std::string vae_where = "not loaded", vae_products;
   std::vector<double> step_seconds;
   std::vector<LayerTotals> layers;
   std::vector<std::string> fallbacks;

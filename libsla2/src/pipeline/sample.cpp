@@ -147,7 +147,7 @@ class SamplingRun {
     };
     const int first_bad = bad;
     if (settings_.nan_retry && !policy.empty()) {
-      job_.fall_back(meter_, fmt::format("step {} gave NaN or infinity in {} with sla2 attention; repeated with full attention",
+      job_.fall_back(meter_, fmt::format("step {} gave NaN or infinity in {} with attention as set; repeated with full attention",
                                          i + 1, where(bad)));
       bad = predict(i, {});
       if (bad < 0) return;

@@ -9,7 +9,8 @@ const char* text_where(bool on_gpu) noexcept { return on_gpu ? "the GPU, layers 
 
 TextPlan plan_text(const ModelParts& model, const Settings& settings, int64_t tokens, const GpuPlan& dit, uint64_t host_limit) {
   TextPlan plan;
-  plan.host_bytes = text::Umt5Encoder::create(model.text_encoder)->working_bytes(tokens);
+  const std::vector<int64_t> prompts(settings.guided() ? 2 : 1, tokens);
+  plan.host_bytes = text::Umt5Encoder::create(model.text_encoder)->working_bytes(prompts);
   if (settings.gpu == nullptr) return plan;
   if (dit.rung == Rung::kCpu && settings.values.text("device") == "auto") return plan;
   device::Gpu& gpu = *settings.gpu;
@@ -18,7 +19,6 @@ TextPlan plan_text(const ModelParts& model, const Settings& settings, int64_t to
     plan.notes.push_back(fmt::format("{}: the text encoder runs on the CPU: {}", gpu.info().name, why));
     return plan;
   };
-  const std::vector<int64_t> prompts(settings.guided() ? 2 : 1, tokens);
   text::GpuEncoderPlan needed;
   try {
     needed = text::plan_on(gpu, model.encoder_config, prompts);

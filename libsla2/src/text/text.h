@@ -57,15 +57,15 @@ class Umt5Encoder {
   static std::unique_ptr<Umt5Encoder> create_on(device::Gpu& gpu, std::shared_ptr<const weights::Checkpoint> checkpoint);
   virtual ~Umt5Encoder() = default;
   [[nodiscard]] virtual const EncoderConfig& config() const noexcept = 0;
-  /// The context of each prompt, given by its ids. On a GPU all prompts go through a layer while it is there. `on_progress` (may
-  /// be empty) is told the part that is done, in (0, 1]. Throws ARGUMENT, MODEL_MISMATCH for ids, NUMERIC, CANCELLED; on a GPU
-  /// MEMORY and DEVICE too.
+  /// The context of each prompt, given by its ids. All prompts go through a layer while it is there, so that it is read once; the
+  /// bits of one do not depend on the others. `on_progress` (may be empty) is told the part that is done, in (0, 1]. Throws
+  /// ARGUMENT, MODEL_MISMATCH for ids, NUMERIC, CANCELLED; on a GPU MEMORY and DEVICE too.
   virtual std::vector<Embedding> encode_all(std::span<const std::vector<int32_t>> prompts, const CancelToken& cancel,
                                             const std::function<void(double part)>& on_progress) const = 0;
   /// The same for one.
   [[nodiscard]] Embedding encode(const std::vector<int32_t>& ids, const CancelToken& cancel) const;
-  /// Bytes of this machine's memory for a prompt of that many tokens.
-  [[nodiscard]] virtual uint64_t working_bytes(int64_t tokens) const noexcept = 0;
+  /// Bytes of this machine's memory for prompts of that many tokens each, encoded at once.
+  [[nodiscard]] virtual uint64_t working_bytes(std::span<const int64_t> tokens) const noexcept = 0;
 };
 
 /// What encoding on a GPU takes, from sizes alone.

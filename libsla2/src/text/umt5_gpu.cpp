@@ -212,8 +212,9 @@ class GpuEncoder final : public Umt5Encoder {
   }
 
   [[nodiscard]] const EncoderConfig& config() const noexcept override { return config_; }
-  [[nodiscard]] uint64_t working_bytes(int64_t tokens) const noexcept override {
-    return kPlaces * LayerPlaces(config_).bytes + floats(tokens * config_.d_model);
+  [[nodiscard]] uint64_t working_bytes(std::span<const int64_t> tokens) const noexcept override {
+    const int64_t rows = std::accumulate(tokens.begin(), tokens.end(), int64_t{0});
+    return kPlaces * LayerPlaces(config_).bytes + floats(rows * config_.d_model);
   }
 
   std::vector<Embedding> encode_all(std::span<const std::vector<int32_t>> prompts, const CancelToken& cancel,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Latent [z,F',h,w] -> statistics -> network -> clamp to [-1,1] -> chunks of 1, then 4, 4, ... frames [count,3,H,W]. fp32.
+// Latent [z,F',h,w] -> statistics -> network -> clamp to [-1,1] -> chunks of 1, then 4, 4, ... frames [count,3,H,W]. Sums, norms
+// and frames are fp32, products fp32 or bf16.
 #include <algorithm>
 
 #include "vae/network.h"
@@ -11,8 +12,12 @@ namespace {
 
 class WanDecoder final : public TiledDecoder {
  public:
-  WanDecoder(const config::VaeConfig& config, const WeightReader& reader)
-      : TiledDecoder(config), network_(decoder_blocks(config), reader) {}
+  WanDecoder(const config::VaeConfig& config, const WeightReader& reader, bool bf16)
+      : TiledDecoder(config), network_(decoder_blocks(config), reader), bf16_(bf16) {}
+  [[nodiscard]] std::string_view products() const noexcept override {
+    if (!bf16_) return "fp32";
+    return network_.format().narrow() ? "bf16" : "fp32 products of weights rounded to bf16";
+  }
 
  private:
   void decode_area(const latent::Latent& latent, const TileArea& area, const CancelToken& cancel,
@@ -43,17 +48,22 @@ class WanDecoder final : public TiledDecoder {
   }
 
   Network network_;
+  bool bf16_;
 };
 
 }  // namespace
 
+Precision decode_precision(Precision asked) {
+  if (asked != Precision::kAuto) return asked;
+  return has_fast_bf16() ? Precision::kBf16 : Precision::kF32;
+}
+
 std::unique_ptr<Decoder> Decoder::load(const weights::Checkpoint& checkpoint, Precision precision) {
   const config::VaeConfig config = config::read_vae_config(checkpoint);
-  log(SLA2_LOG_INFO, "VAE decoder: {}",
-      precision != Precision::kBf16 ? "fp32 products"
-      : has_fast_bf16()             ? "bf16 products"
-                                    : "fp32 products of weights rounded to bf16");
-  return std::make_unique<WanDecoder>(config, WeightReader::from(checkpoint, precision == Precision::kBf16));
+  const bool bf16 = decode_precision(precision) == Precision::kBf16;
+  auto decoder = std::make_unique<WanDecoder>(config, WeightReader::from(checkpoint, bf16), bf16);
+  log(SLA2_LOG_INFO, "VAE decoder on the CPU: {}", decoder->products());
+  return decoder;
 }
 
 }  // namespace sla2::vae

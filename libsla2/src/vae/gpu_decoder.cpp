@@ -58,6 +58,7 @@ class GpuDecoder final : public TiledDecoder {
     frames_.use_stream(stream_.get());
     places_.load(gpu, checkpoint, weights_.at(), cancel);
   }
+  [[nodiscard]] std::string_view products() const noexcept override { return "bf16"; }
 
  private:
   void decode_area(const latent::Latent& latent, const TileArea& area, const CancelToken& cancel,

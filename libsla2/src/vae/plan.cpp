@@ -12,7 +12,7 @@ PlanSummary plan_decode(const config::VaeConfig& config, int64_t latent_height, 
                         const DecodeOptions& options) {
   const std::vector<BlockSpec> blocks = decoder_blocks(config);
   const int64_t factor = spatial_factor(config);
-  const Format format = Format::of(options.precision == Precision::kBf16);
+  const Format format = Format::of(decode_precision(options.precision) == Precision::kBf16);
   const TileGrid grid(latent_height, latent_width, factor, options.tile, options.tile_overlap);
   const TileArea area = grid.area(0);  // the first tile is the largest
   const BlockCost total = total_cost(blocks, area.height, area.width, format);

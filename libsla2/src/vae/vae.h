@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "config/model_config.h"
@@ -22,6 +23,10 @@ struct FrameChunk {
 };
 
 enum class Precision : uint8_t { kAuto, kF32, kBf16 };
+
+/// What decoding on this CPU does where `asked` for: auto is bf16 where the CPU is fast at it, else fp32. On a GPU it is always
+/// bf16; encoding, which a clip may start from, is fp32 unless bf16 is asked for.
+[[nodiscard]] Precision decode_precision(Precision asked);
 
 struct DecodeOptions {
   Precision precision = Precision::kAuto;
@@ -42,6 +47,7 @@ class Decoder {
   virtual void decode(const latent::Latent& latent, const DecodeOptions& options, const CancelToken& cancel,
                       const std::function<void(const FrameChunk&)>& on_frames) = 0;
   [[nodiscard]] virtual const config::VaeConfig& config() const noexcept = 0;
+  [[nodiscard]] virtual std::string_view products() const noexcept = 0;  ///< in words: "bf16", "fp32" …
 };
 
 class Encoder {

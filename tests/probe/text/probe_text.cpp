@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // probe_text umt5 MODEL IN OUT            IN: "ids" (any number type) [n]; OUT: "rows" [n, d_model]
+//            prompts MODEL OUT IN…        all INs at once; OUT: "rows.0", "rows.1" …; prints the bytes that were read meanwhile
 //            tokens SPIECE MAX PROMPTS    PROMPTS: a JSON array of texts; prints a JSON array of {"ids", "dropped"}
 //            clean PROMPTS                prints a JSON array of cleaned texts
 //            cached MODEL SPIECE FOLDER PROMPT OUT   the whole road, through the embedding cache; prints "hit" or "miss"
@@ -22,6 +23,33 @@ void umt5(char** argv) {
   const std::vector<float> numbers = probe::read_tensor(*weights::SafetensorsFile::open(argv[3]), "ids");
   const text::Embedding embedding = encoder->encode({numbers.begin(), numbers.end()}, {});
   probe::write_tensors(argv[4], {{"rows", {embedding.tokens, embedding.width}, embedding.rows}});
+}
+
+uint64_t bytes_read() {
+  std::ifstream file("/proc/self/io");
+  std::string key;
+  uint64_t value = 0;
+  while (file >> key >> value)
+    if (key == "rchar:") return value;
+  return 0;
+}
+
+void prompts(int argc, char** argv) {
+  const auto encoder = text::Umt5Encoder::create(weights::Checkpoint::open(argv[2]));
+  std::vector<std::vector<int32_t>> ids;
+  for (int i = 4; i < argc; ++i) {
+    const std::vector<float> numbers = probe::read_tensor(*weights::SafetensorsFile::open(argv[i]), "ids");
+    ids.emplace_back(numbers.begin(), numbers.end());
+  }
+  std::vector<double> parts;
+  const uint64_t before = bytes_read();
+  const auto embeddings = encoder->encode_all(ids, {}, [&](double part) { parts.push_back(part); });
+  const uint64_t read = bytes_read() - before;
+  std::vector<probe::Tensor> tensors;
+  for (size_t i = 0; i < embeddings.size(); ++i)
+    tensors.push_back({"rows." + std::to_string(i), {embeddings[i].tokens, embeddings[i].width}, embeddings[i].rows});
+  probe::write_tensors(argv[3], tensors);
+  std::printf("%s\n", json{{"bytes", read}, {"parts", parts}}.dump().c_str());
 }
 
 void tokens(char** argv) {
@@ -63,6 +91,8 @@ int main(int argc, char** argv) try {
   const std::string command = argc > 1 ? argv[1] : "";
   if (command == "umt5" && argc == 5) {
     umt5(argv);
+  } else if (command == "prompts" && argc >= 5) {
+    prompts(argc, argv);
   } else if (command == "tokens" && argc == 5) {
     tokens(argv);
   } else if (command == "clean" && argc == 3) {

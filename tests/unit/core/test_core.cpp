@@ -5,11 +5,14 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <numeric>
 #include <random>
 #include <vector>
 
 #include "core/core.h"
+#include "core/memory.h"
 
 using namespace sla2;
 
@@ -150,6 +153,88 @@ TEST_CASE("cancel throws its own status") {
     FAIL("no exception");
   } catch (const Error& error) {
     CHECK(error.status() == SLA2_E_CANCELLED);
+  }
+}
+
+namespace {
+
+/// A machine's /proc and /sys in a folder.
+class FakeMachine {
+ public:
+  FakeMachine() : root_(std::filesystem::path(SLA2_BINARY_DIR) / "fake_machine") {
+    std::filesystem::remove_all(root_);
+    file("proc/meminfo", "MemTotal:       16000 kB\nMemFree:         1000 kB\nMemAvailable:    9000 kB\n");
+  }
+  ~FakeMachine() { std::filesystem::remove_all(root_); }
+  FakeMachine(const FakeMachine&) = delete;
+  FakeMachine& operator=(const FakeMachine&) = delete;
+  void file(const std::string& name, const std::string& text) const {
+    std::filesystem::create_directories((root_ / name).parent_path());
+    std::ofstream(root_ / name) << text;
+  }
+  [[nodiscard]] uint64_t total() const { return memory_bounds(root_.string()).total / 1024; }
+  [[nodiscard]] uint64_t available() const { return memory_bounds(root_.string()).available / 1024; }
+
+ private:
+  std::filesystem::path root_;
+};
+
+std::string kib(uint64_t count) { return std::to_string(count * 1024) + "\n"; }
+
+}  // namespace
+
+TEST_CASE("memory is what our control group and those above it leave") {
+  const FakeMachine machine;
+  CHECK(machine.total() == 16000);
+  CHECK(machine.available() == 9000);
+
+  SECTION("version 2: our group, its parents, and file cache that can be given back") {
+    const std::string root = "sys/fs/cgroup/", ours = root + "a.slice/job/";
+    machine.file("proc/self/cgroup", "0::/a.slice/job\n");
+    machine.file(root + "a.slice/other/memory.max", kib(10));  // nobody's business
+    machine.file(ours + "memory.max", kib(5000));
+    machine.file(ours + "memory.current", kib(3500));
+    CHECK(machine.total() == 5000);
+    CHECK(machine.available() == 1500);
+    machine.file(ours + "memory.stat", "anon 500\ninactive_anon 7\ninactive_file " + kib(3000) + "active_file 11\n");
+    CHECK(machine.available() == 4500);
+    machine.file(root + "a.slice/memory.max", kib(6000));
+    machine.file(root + "a.slice/memory.current", kib(5000));
+    machine.file(root + "a.slice/memory.stat", "inactive_file " + kib(3000));
+    CHECK(machine.available() == 4000);
+    CHECK(machine.total() == 5000);
+    machine.file(root + "memory.max", "max\n");
+    machine.file(root + "memory.current", kib(99999));
+    CHECK(machine.available() == 4000);
+    machine.file(ours + "memory.current", kib(9000));  // over its limit: nothing is left, and nothing wraps around
+    CHECK(machine.available() == 0);
+  }
+  SECTION("version 2 in a container: the mount begins at our group") {
+    machine.file("proc/self/cgroup", "0::/\n");
+    machine.file("sys/fs/cgroup/memory.max", kib(2000));
+    machine.file("sys/fs/cgroup/memory.current", kib(1900));
+    machine.file("sys/fs/cgroup/memory.stat", "inactive_file " + kib(1800));
+    CHECK(machine.total() == 2000);
+    CHECK(machine.available() == 1900);
+  }
+  SECTION("a group outside of what we see") {
+    machine.file("proc/self/cgroup", "0::/../job\n");
+    machine.file("sys/fs/cgroup/memory.max", kib(2000));
+    machine.file("sys/fs/cgroup/memory.current", kib(500));
+    CHECK(machine.available() == 1500);
+  }
+  SECTION("version 1, beside version 2 without memory") {
+    const std::string root = "sys/fs/cgroup/memory/", ours = root + "jobs/7/";
+    machine.file("proc/self/cgroup", "8:cpu,cpuacct:/elsewhere\n4:memory:/jobs/7\n0::/\n");
+    machine.file("sys/fs/cgroup/unified/cgroup.procs", "");
+    machine.file(root + "memory.limit_in_bytes", "9223372036854771712\n");
+    machine.file(root + "memory.usage_in_bytes", kib(12000));
+    machine.file(root + "elsewhere/memory.limit_in_bytes", kib(1));
+    machine.file(ours + "memory.limit_in_bytes", kib(4000));
+    machine.file(ours + "memory.usage_in_bytes", kib(3900));
+    machine.file(ours + "memory.stat", "inactive_file 5\ntotal_inactive_file " + kib(2900));
+    CHECK(machine.total() == 4000);
+    CHECK(machine.available() == 3000);
   }
 }
 

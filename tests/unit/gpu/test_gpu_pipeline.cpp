@@ -257,7 +257,7 @@ TEST_CASE("the VAE on a GPU gives way to tiles, then to the CPU, saying so, and 
     const Clip got = generate(in_tiles, &failing);
     REQUIRE(got.outcome.text.empty());
     CHECK_THAT(notes(got), Contains("decoding tiles of 128 px on the GPU did not do") && Contains("next: the CPU"));
-    CHECK(got.report["device"]["vae"] == "the CPU");
+    CHECK(got.report["device"]["vae"] == "the CPU in tiles of 128 px");
     CHECK(got.rgb.size() == tiles.rgb.size());
   }
   SECTION("fp32 was asked for: the CPU, with the reason") {

@@ -133,14 +133,19 @@ TEST_CASE("the number of threads does not change a bit") {
 
 TEST_CASE("the plan is the sum of what every block packs and keeps") {
   const config::VaeConfig config;  // the public sizes
-  const PlanSummary plan = plan_decode(config, 32, 32, {});
+  const PlanSummary plan = plan_decode(config, 32, 32, {Precision::kF32});
   // The decoder has 73.3 M parameters; the upsampling phases hold 16/9 of their 3x3 weights.
   CHECK(static_cast<double>(plan.weight_bytes) == Approx(73.3e6 * 4).epsilon(0.03));
   CHECK(plan.activation_bytes > 500ULL << 20);
   CHECK(plan.weight_bytes + plan.activation_bytes < 1ULL << 30);
-  const PlanSummary tiled = plan_decode(config, 60, 104, {Precision::kAuto, 256, 64});
+  const PlanSummary tiled = plan_decode(config, 60, 104, {Precision::kF32, 256, 64});
   CHECK(tiled.activation_bytes == plan.activation_bytes);
-  CHECK(plan_decode(config, 60, 104, {}).activation_bytes > 5 * tiled.activation_bytes);
+  CHECK(plan_decode(config, 60, 104, {Precision::kF32}).activation_bytes > 5 * tiled.activation_bytes);
+  // What auto means is planned as it is run.
+  const Precision meant = decode_precision(Precision::kAuto);
+  CHECK(meant == (has_fast_bf16() ? Precision::kBf16 : Precision::kF32));
+  CHECK(plan_decode(config, 32, 32, {}).weight_bytes == plan_decode(config, 32, 32, {meant}).weight_bytes);
+  CHECK(decode_precision(Precision::kF32) == Precision::kF32);
 }
 
 TEST_CASE("tile weights sum to one everywhere, and bad tiles are refused") {

@@ -96,7 +96,9 @@ constexpr ParamRow kTable[] = {
     {"linear_bits", kChoice, "Model",
      "Bits of the matrix products in the DiT's blocks; 8 is faster, holds half the bytes, errs by half a percent more.", "bits",
      "16|8", "16", 0, 0, 0, false},
-    {"vae_precision", kChoice, "Model", "Number format of the VAE's convolutions.", "", "auto|fp32|bf16", "auto", 0, 0, 0, true},
+    {"vae_precision", kChoice, "Model",
+     "Number format of the VAE's convolutions; auto is bf16 where the CPU is fast at it (AVX-512 BF16) and on a GPU, else fp32.",
+     "", "auto|fp32|bf16", "auto", 0, 0, 0, true},
     {"vae_tile", kInt, "Model", "Decode in square tiles of this size to save memory; 0: whole frames, exact.", "px", "", "0", 0,
      kMaxSide, 16, true},
 
