@@ -61,7 +61,7 @@ typedef struct sla2_frames {
   double fps;
 } sla2_frames;
 
-/** All called on the job's thread, one at a time, with no lock held. From inside, sla2_job_cancel() is allowed.
+/** All called on the job's thread, one at a time, with no lock held. From inside, sla2_job_cancel() and sla2_job_report() are allowed.
  *  A NULL member is skipped. */
 typedef struct sla2_job_callbacks {
   uint32_t struct_size;

@@ -6,15 +6,18 @@
 
 #include "pipeline/context.h"
 #include "pipeline/loras.h"
+#include "pipeline/report.h"
 
 namespace sla2::pipeline {
 
 namespace {
 
 /// What may change between a run and its continuation, because the frames do not depend on it.
-constexpr std::array<std::string_view, 13> kFreeOnResume{
-    "threads", "checkpoint",   "checkpoint_every", "preview_every", "latent_out", "embedding_cache", "memory_limit", "model",
-    "vae",     "text_encoder", "tokenizer",        "pack",          "lora"};
+constexpr std::array<std::string_view, 14> kFreeOnResume{"threads",       "checkpoint", "checkpoint_every",
+                                                         "preview_every", "latent_out", "embedding_cache",
+                                                         "memory_limit",  "model",      "vae",
+                                                         "text_encoder",  "tokenizer",  "pack",
+                                                         "lora",          "probe"};
 
 class RunningJob final : public Job {
  public:
@@ -106,6 +109,8 @@ std::unique_ptr<JobContext> make_context(std::shared_ptr<const Model> model, con
   tokenize(*job);
   job->plan = check_memory(job->parts(), job->settings, std::max(job->record.prompt_tokens, job->record.negative_tokens));
   job->rung = job->plan.gpu.rung;
+  job->settings.dit_on_gpu = job->rung != Rung::kCpu;
+  job->settings.vae_on_gpu = job->plan.decode.on_gpu;
   job->settings.vae_tile = job->plan.decode.tile;
   job->settings.values.set_text("vae_tile", std::to_string(job->settings.vae_tile));  // a resumed run must decode the same way
   if (job->settings.values.text("device") == "auto")  // so must this: other products, other last digits
@@ -160,6 +165,22 @@ void check_same_pack(const SavedJob& saved, const config::ParamSet& values, cons
              now, kRemedy);
 }
 
+/// A note where the products are not those that the run was begun with: its frames will not be bit-identical.
+std::vector<std::string> other_machine(const SavedJob& saved, const Settings& settings, const std::string& path) {
+  const auto before = nlohmann::ordered_json::parse(saved.machine, nullptr, false);
+  if (!before.is_object()) return {};
+  const nlohmann::ordered_json now = machine_facts(settings);
+  std::string changes;
+  for (const char* key : {"isa", "precision"})
+    if (before.contains(key) && before[key] != now[key])
+      changes += fmt::format("{}{} was {}, is {}", changes.empty() ? "" : "; ", key, before[key].dump(), now[key].dump());
+  if (changes.empty()) return {};
+  return {
+      fmt::format("WARNING: {} was written on another machine ({}): the clip will not be bit for bit that of an uninterrupted "
+                  "run; go on where it was begun, or with SLA2_ISA as there, for that",
+                  path, changes)};
+}
+
 void check_state_fits(const SavedJob& saved, const JobContext& job, const std::string& path) {
   const latent::Latent& x = saved.state.x;
   const latent::Latent& shape = job.settings.shape;
@@ -196,9 +217,11 @@ std::unique_ptr<Job> Job::resume(std::shared_ptr<const Model> model, const std::
   auto job = make_context(std::move(model), values, std::move(callbacks));
   check_same_loras(saved.lora_digest, job->settings, checkpoint);
   check_state_fits(saved, *job, checkpoint);
-  job->settings.notes.clear();  // told by the first run, and in state.notes
+  job->settings.notes = other_machine(saved, job->settings, checkpoint);  // the rest was told by the first run: state.notes
   job->record.resumed_from = job->record.steps_done = saved.state.step;
   job->record.fallbacks = saved.state.notes;
+  job->record.attention = saved.state.attention;
+  job->record.use_fp32 = saved.state.use_fp32;
   job->state = std::move(saved.state);
   return std::make_unique<RunningJob>(std::move(job));
 }
