@@ -21,12 +21,25 @@ constexpr int kMetadataVersion = 1;
 constexpr const char* kFormatName = "sla2.clip";
 constexpr uint64_t kLargestPicture = 256u << 20;  // bytes read in search of a PNG comment
 // What a report tells about how the frames came about, beyond the settings.
-constexpr std::array kReportKeys{"model", "lora", "pack", "sigmas", "prompt_cleaned", "negative_prompt_cleaned"};
+constexpr std::array kReportKeys{"model", "lora",      "pack",   "sigmas", "prompt_cleaned", "negative_prompt_cleaned",
+                                 "rng",   "attention", "machine"};
+// Of those, what an uninterrupted run and a resumed one tell alike, with any number of threads.
+constexpr std::array kAttentionKeys{"asked", "router", "forwards", "sparse_forwards", "achieved_sparsity"};
+constexpr std::array kMachineKeys{"cpu", "isa", "precision"};
 
 /// Changes no pixel, or belongs to one machine.
 bool is_local(const sla2_param_info& info) {
   const std::string_view name = info.name;
   return (std::string_view(info.group) == "Run" && name != "nan_retry") || name == "weights_mode";
+}
+
+template <size_t kCount>
+void keep_only(json& object, const char* key, const std::array<const char*, kCount>& wanted) {
+  if (!object.contains(key) || !object[key].is_object()) return;
+  json kept = json::object();
+  for (const char* name : wanted)
+    if (object[key].contains(name)) kept[name] = object[key][name];
+  object[key] = kept;
 }
 
 struct InputClose {
@@ -91,6 +104,10 @@ std::string make_metadata(const sla2_params* params, const std::string& report) 
   // A clip travels: the shipped model is named, not located, and no path is told twice.
   if (object["settings"].contains("model"))
     object["settings"]["model"] = model_name(object["settings"]["model"].get<std::string>());
+  if (object.contains("report")) {
+    keep_only(object["report"], "attention", kAttentionKeys);
+    keep_only(object["report"], "machine", kMachineKeys);
+  }
   if (object.contains("report") && object["report"].contains("model")) object["report"]["model"].erase("path");
   if (object.contains("report") && object["report"].contains("pack")) object["report"]["pack"].erase("path");
   if (object.contains("report") && object["report"].contains("lora"))

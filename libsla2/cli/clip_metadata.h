@@ -13,7 +13,8 @@
 namespace sla2::cli {
 
 /// ASCII text (\u escapes). Settings that change no pixel (threads, paths of checkpoints …) are left out.
-/// report: the job's report so far, from which resolved settings are preferred; may be empty.
+/// report: the job's report so far, from which resolved settings are preferred; may be empty. What a resumed run tells otherwise
+/// than an uninterrupted one is left out.
 std::string make_metadata(const sla2_params* params, const std::string& report);
 
 /// The object in the comment of a .mp4 .webm .gif .png file, nothing if the file is no such picture or has no such comment.

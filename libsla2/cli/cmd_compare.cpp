@@ -89,14 +89,21 @@ JobResult compare(const CompareOptions& options, JobObserver& observer, CancelPo
   asked.checkpoint.clear();
   unset(asked, {"checkpoint"});
   const auto text = [&](const char* name) { return param_text(asked.params.get(), name); };
-  if (text("attention") == "full" && text("attention_schedule").empty() && text("bits") == "16" && text("pack").empty()) {
+  // A sparsity alone means sla2 (the table's help).
+  const bool implied =
+      !param_is_set(asked.params.get(), "attention") && param_is_set(asked.params.get(), "sparsity") && text("sparsity") != "0";
+  if (!implied && text("attention") == "full" && text("attention_schedule").empty() && text("bits") == "16" &&
+      text("pack").empty()) {
     fail(SLA2_E_ARGUMENT,
          "compare: both runs would have full attention; add --attention sla2 --sparsity 0.9, a pack or a preset");
   }
   JobRequest full;
   full.params = copy_params(asked.params.get());
   full.model = asked.model;
-  unset(full, {"sparsity", "bits", "attention_schedule", "token_order", "pack", "min_tokens", "latent_out"});
+  unset(full, {"latent_out"});
+  for_each_param([&](const sla2_param_info& info) {
+    if (std::string_view(info.group) == "Attention") unset(full, {info.name});
+  });
   require(sla2_params_set_text(full.params.get(), "attention", "full"));
 
   Outputs outputs(plan);  // first: an unwritable target is found before hours of sampling

@@ -3,6 +3,7 @@
 #include "commands.h"
 #include "options.h"
 #include "output_flags.h"
+#include "plan_job.h"
 #include "prepare.h"
 #include "session.h"
 #include "source_flags.h"
@@ -16,6 +17,7 @@ struct GenerateOptions {
   OutputFlags output;
   ParamFlags params;
   Verbosity verbosity;
+  bool plan = false;
 };
 
 constexpr const char* kExamples =
@@ -27,7 +29,14 @@ constexpr const char* kExamples =
 JobRequest prepare(const GenerateOptions& options) {
   SettingsSource source = options.source;
   source.values = options.params.given();
-  return prepare_generate(source, options.output.choice());
+  OutputChoice choice = options.output.choice();
+  choice.only_plan = options.plan;
+  return prepare_generate(source, choice);
+}
+
+ExitCode generate(const std::shared_ptr<GenerateOptions>& options) {
+  if (options->plan) return print_plan(prepare(*options), options->verbosity.json), ExitCode::kOk;
+  return run_in_foreground(options->verbosity, [options] { return prepare(*options); });
 }
 
 }  // namespace
@@ -37,12 +46,12 @@ void add_generate(CLI::App& app, Action& action) {
   CLI::App* command = app.add_subcommand("generate", "Make a video from a prompt");
   add_source_flags(command, options->source);
   options->output.add_to(command);
+  command->add_flag("--plan", options->plan, "Print the memory plan and end: phases, weights, activations, peak; nothing is run")
+      ->group("Output");
   options->params.add_to(command);
   options->verbosity.add_to(command);
   command->footer(kExamples);
-  command->callback([options, &action] {
-    action = [options] { return run_in_foreground(options->verbosity, [options] { return prepare(*options); }); };
-  });
+  command->callback([options, &action] { action = [options] { return generate(options); }; });
 }
 
 }  // namespace sla2::cli

@@ -30,13 +30,19 @@ std::string value_text(const json& value) {
   return value.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
+/// "name value, name value".
+std::string pairs(const json& object) {
+  std::string text;
+  for (const auto& [name, inner] : object.items()) text += (text.empty() ? "" : ", ") + name + " " + value_text(inner);
+  return text;
+}
+
 /// Flat values first; objects one level down; long lists as their length.
 void print_object(const json& object) {
   for (const auto& [key, value] : object.items()) {
     if (key == "summary" || key == "path") continue;
     if (value.is_object()) {
-      std::string text;
-      for (const auto& [name, inner] : value.items()) text += (text.empty() ? "" : ", ") + name + " " + value_text(inner);
+      const std::string text = pairs(value);
       if (!text.empty()) row(key, text);
     } else if (value.is_array()) {
       const bool short_list =
@@ -56,6 +62,13 @@ void print_clip(const std::string& path, const json& object) {
   for_each_param([&](const sla2_param_info& info) {
     if (settings.contains(info.name)) row(info.name, value_text(settings[info.name]));
   });
+  const json report = object.value("report", json::object());
+  for (const char* key : {"rng", "machine", "attention"}) {
+    if (!report.contains(key) || report[key].is_null()) continue;
+    json shown = report[key];
+    if (shown.is_object() && shown.contains("precision")) shown["precision"] = pairs(shown["precision"]);
+    row(key, shown.is_object() ? pairs(shown) : value_text(shown));
+  }
   std::puts(("Again: sla2 generate --from " + path + " -o again.mp4").c_str());
 }
 

@@ -31,6 +31,7 @@ constexpr std::array kExitRows{
     ExitRow{ExitCode::kCancelled, "cancelled by a request other than a signal"},
     ExitRow{ExitCode::kDevice, "the device failed"},
     ExitRow{ExitCode::kInternal, "a bug in sla2; please report it"},
+    ExitRow{ExitCode::kHangup, "the terminal was closed (SIGHUP); the checkpoint is resumable"},
     ExitRow{ExitCode::kInterrupted, "interrupted by Ctrl-C; the checkpoint is resumable"},
     ExitRow{ExitCode::kTerminated, "stopped by SIGTERM; the checkpoint is resumable"},
 };

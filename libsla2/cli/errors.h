@@ -26,6 +26,7 @@ enum class ExitCode : int {
   kCancelled = 11,
   kDevice = 12,
   kInternal = 70,
+  kHangup = 129,       ///< 128 + SIGHUP
   kInterrupted = 130,  ///< 128 + SIGINT, as shells expect
   kTerminated = 143,   ///< 128 + SIGTERM
 };

@@ -29,6 +29,8 @@ class OutputFlags {
         ->check(CLI::Range(0, kWorstQuality).description(""))
         ->type_name("INT")
         ->group("Output");
+    app->add_flag("--no-embedding-cache", choice_.no_embedding_cache, "Keep no encoded prompts on disk; encode them anew")
+        ->group("Output");
     if (!checkpoints) return;
     app->add_flag("--keep-checkpoint", choice_.keep_checkpoint, "Keep OUT.sla2ckpt after success")->group("Output");
     app->add_flag("--no-checkpoint", choice_.no_checkpoint, "Write no checkpoint; a stopped run cannot be resumed")

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "prepare.h"
 
+#include "embedding_folder.h"
 #include "resume_note.h"
 
 namespace sla2::cli {
@@ -21,12 +22,16 @@ JobRequest prepare_generate(const SettingsSource& source, const OutputChoice& ou
   request.plan = output.plan;
   request.params = std::move(settings.params);
   request.model = settings.model;
-  request.lora_digests = std::move(settings.lora_digests);
-  require_something_to_write(request, "add -o out.mp4 (or .webm, .gif, a folder for PNGs), --sheet sheet.png or --latent-out");
+  request.earlier = std::move(settings.earlier);
+  request.notes = std::move(settings.notes);
+  choose_embedding_folder(request.params.get(), output.no_embedding_cache);
+  if (!output.only_plan)
+    require_something_to_write(request, "add -o out.mp4 (or .webm, .gif, a folder for PNGs), --sheet sheet.png or --latent-out");
   if (param_text(request.params.get(), "prompt").empty()) fail(SLA2_E_ARGUMENT, "no prompt: add -p \"what the clip shows\"");
   request.checkpoint = param_text(request.params.get(), "checkpoint");
   request.keep_checkpoint = !request.checkpoint.empty() || output.keep_checkpoint;
-  if (request.checkpoint.empty() && !output.no_checkpoint) request.checkpoint = default_checkpoint(request.plan);
+  if (request.checkpoint.empty() && !output.no_checkpoint && !output.only_plan)
+    request.checkpoint = default_checkpoint(request.plan);
   return request;
 }
 
@@ -43,6 +48,7 @@ JobRequest prepare_resume(const ResumeSource& source, const OutputChoice& output
   if (!source.threads.empty()) require(sla2_params_set_text(request.changes.get(), "threads", source.threads.c_str()));
   if (!source.pack.empty())
     require(sla2_params_set_text(request.changes.get(), "pack", fs::absolute(source.pack).lexically_normal().string().c_str()));
+  if (output.no_embedding_cache) require(sla2_params_set_text(request.changes.get(), "embedding_cache", ""));
   for (const auto& [parameter, value] : {std::pair{"vae_tile", &source.vae_tile}, {"vae_precision", &source.vae_precision}})
     if (!value->empty()) require(sla2_params_set_text(request.changes.get(), parameter, value->c_str()));
   if (!source.lora.empty()) require(sla2_params_set_text(request.changes.get(), "lora", source.lora.c_str()));

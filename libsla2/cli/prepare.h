@@ -11,6 +11,8 @@ namespace sla2::cli {
 struct OutputChoice {
   OutputPlan plan;
   bool keep_checkpoint = false, no_checkpoint = false;
+  bool no_embedding_cache = false;
+  bool only_plan = false;  ///< nothing is written, so nothing need be named
 };
 
 JobRequest prepare_generate(const SettingsSource& source, const OutputChoice& output);

@@ -5,15 +5,22 @@
 #include <cctype>
 #include <chrono>
 #include <exception>
+#include <functional>
 #include <future>
+#include <new>
 #include <nlohmann/json.hpp>
 
 #include "clip_metadata.h"
+#include "report_file.h"
 #include "resume_note.h"
 
 namespace sla2::cli {
 
 namespace {
+
+struct ClipTexts {
+  std::string title, metadata;
+};
 
 /// Takes the job's callbacks; frames go to the outputs, and the first failure of an output stops the job.
 class Bridge {
@@ -32,8 +39,8 @@ class Bridge {
     return calls;
   }
 
-  /// What the first frame waits for: title and metadata, known once the job exists.
-  void set_texts(std::string title, std::string metadata) { texts_.set_value({std::move(title), std::move(metadata)}); }
+  /// What the first frame waits for: who tells title and metadata, known once the job exists. Called on the job's thread.
+  void set_texts(std::function<ClipTexts()> texts) { texts_.set_value(std::move(texts)); }
   [[nodiscard]] std::exception_ptr failure() const { return failure_; }  ///< after the job ended
   [[nodiscard]] int frames() const { return next_; }
   [[nodiscard]] bool complete() const { return next_ > 0 && next_ == total_; }
@@ -44,7 +51,7 @@ class Bridge {
   sla2_status take(const sla2_frames& frames) noexcept {
     try {
       if (next_ == 0) {
-        const auto [title, metadata] = texts_.get_future().get();
+        const auto [title, metadata] = texts_.get_future().get()();
         total_ = frames.total;
         const ClipInfo clip{frames.width, frames.height, frames.total, frames.fps, title, metadata};
         if (tap_ != nullptr) tap_->begin(clip);
@@ -69,7 +76,7 @@ class Bridge {
   Outputs& outputs_;
   FrameSink* tap_;
   JobObserver& observer_;
-  std::promise<std::pair<std::string, std::string>> texts_;
+  std::promise<std::function<ClipTexts()>> texts_;
   std::exception_ptr failure_;
   int next_ = 0, total_ = 0;
 };
@@ -88,13 +95,6 @@ FileState state_of(const std::string& path) {
   state.time = fs::last_write_time(path, error);
   state.exists = true;
   return state;
-}
-
-std::string report_with_outputs(const std::string& report, const Outputs& outputs) {
-  nlohmann::ordered_json object = nlohmann::ordered_json::parse(report, nullptr, false);
-  if (!object.is_object()) return report;
-  for (const WrittenFile& file : outputs.written()) object["outputs"].push_back({{"path", file.path}, {"encoder", file.encoder}});
-  return object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
 Job start_job(const JobRequest& request, sla2_model* model, const sla2_job_callbacks& calls) {
@@ -126,17 +126,58 @@ int64_t clip_pixels(const std::string& report, const sla2_params* params) {
   return pixels;
 }
 
-/// Says which LoRA files are not those of the run that is repeated. The library reads their digests when the job starts.
-void tell_changed_loras(const std::vector<std::string>& expected, const std::string& report, JobObserver& observer) {
-  if (expected.empty()) return;
-  const auto told = nlohmann::json::parse(report, nullptr, false);
-  if (!told.is_object() || !told.contains("lora") || !told["lora"].is_array()) return;
-  for (size_t i = 0; i < std::min(expected.size(), told["lora"].size()); ++i) {
-    const auto& lora = told["lora"][i];
-    if (expected[i].empty() || lora.value("digest", "") == expected[i]) continue;
-    observer.on_note(
-        fmt::format("WARNING: --from: {} is not the LoRA that the run was made with (digest {}, now {}): the clip will differ",
-                    lora.value("path", ""), expected[i], lora.value("digest", "")));
+void run_to_end(const JobRequest& request, JobObserver& observer, CancelPoint& cancel, ModelCache& models, Outputs& outputs,
+                ReportFile& report_file) {
+  if (!request.checkpoint.empty()) require(sla2_params_set_text(request.params.get(), "checkpoint", request.checkpoint.c_str()));
+  sla2_model* model = models.open(request.model, request.params.get());
+
+  Bridge bridge(outputs, request.tap, observer);
+  const sla2_job_callbacks calls = bridge.callbacks();
+  const FileState before = state_of(request.checkpoint);
+  if (cancel.cancelled()) fail(SLA2_E_CANCELLED, "stopped before the first step");
+  const std::string earlier_note = note_text(request.checkpoint);
+  const auto forget_note = [&] {  // unless there is something to go on from
+    const FileState now = state_of(request.checkpoint);
+    if (!request.resume && (!now.exists || now == before)) put_note_back(request.checkpoint, earlier_note);
+  };
+  // Before the job, which writes its first checkpoint at once: whoever kills us finds both.
+  if (!request.checkpoint.empty()) write_note(request.checkpoint, {request.plan, request.keep_checkpoint});
+  Job job;
+  try {
+    job = start_job(request, model, calls);
+  } catch (...) {
+    forget_note();
+    throw;
+  }
+  const Attached attached(cancel, job.get());
+  std::exception_ptr trouble;
+  try {
+    const std::string early = job_report(job.get());
+    outputs.check_room(clip_pixels(early, request.params.get()));
+    for (const std::string& told : differences(request.earlier, early)) observer.on_note(told);
+    bridge.set_texts([&] {
+      return ClipTexts{param_text(request.params.get(), "prompt"), make_metadata(request.params.get(), job_report(job.get()))};
+    });
+  } catch (...) {
+    trouble = std::current_exception();
+    bridge.set_texts([] { return ClipTexts{}; });  // so that a waiting frame does not wait for ever
+    sla2_job_cancel(job.get());
+  }
+  const sla2_status status = sla2_job_wait(job.get());
+  const std::string words = status == SLA2_OK ? "" : sla2_last_error();
+  report_file.take(job_report(job.get()));
+  if (trouble) std::rethrow_exception(trouble);
+  try {
+    if (bridge.failure()) std::rethrow_exception(bridge.failure());
+    if (status != SLA2_OK) throw CliError(status, words);
+    if (bridge.complete())
+      outputs.finish();
+    else if (!outputs.written().empty())
+      fail(SLA2_E_INTERNAL, "the job ended after {} frames without saying why", bridge.frames());
+    report_file.write(outputs);
+  } catch (...) {
+    forget_note();
+    throw;
   }
 }
 
@@ -178,69 +219,26 @@ sla2_model* ModelCache::open(const std::string& path, const sla2_params* params)
 
 JobResult run_job(const JobRequest& request, JobObserver& observer, CancelPoint& cancel, ModelCache& models) {
   const auto started = std::chrono::steady_clock::now();
+  for (const std::string& note : request.notes) observer.on_note(note);
   Outputs outputs(request.plan);  // first: an unwritable target is found before anything is loaded
-  std::unique_ptr<TempFile> report_file;
-  if (!request.plan.report.empty()) report_file = std::make_unique<TempFile>(request.plan.report);
-  if (!request.checkpoint.empty()) require(sla2_params_set_text(request.params.get(), "checkpoint", request.checkpoint.c_str()));
-  sla2_model* model = models.open(request.model, request.params.get());
-
-  Bridge bridge(outputs, request.tap, observer);
-  const sla2_job_callbacks calls = bridge.callbacks();
-  const FileState before = state_of(request.checkpoint);
-  if (cancel.cancelled()) fail(SLA2_E_CANCELLED, "stopped before the first step");
-  const std::string earlier_note = note_text(request.checkpoint);
-  const auto forget_note = [&] {  // unless there is something to go on from
-    const FileState now = state_of(request.checkpoint);
-    if (!request.resume && (!now.exists || now == before)) put_note_back(request.checkpoint, earlier_note);
-  };
-  // Before the job, which writes its first checkpoint at once: whoever kills us finds both.
-  if (!request.checkpoint.empty()) write_note(request.checkpoint, {request.plan, request.keep_checkpoint});
-  Job job;
-  try {
-    job = start_job(request, model, calls);
-  } catch (...) {
-    forget_note();
-    throw;
-  }
+  ReportFile report_file(request.plan.report);
   JobResult result;
-  sla2_status status = SLA2_OK;
-  {
-    const Attached attached(cancel, job.get());
-    std::exception_ptr trouble;
-    try {
-      const std::string early =
-          text_of([&](char* buffer, uint64_t capacity) { return sla2_job_report(job.get(), buffer, capacity); });
-      outputs.check_room(clip_pixels(early, request.params.get()));
-      tell_changed_loras(request.lora_digests, early, observer);
-      bridge.set_texts(param_text(request.params.get(), "prompt"), make_metadata(request.params.get(), early));
-    } catch (...) {
-      trouble = std::current_exception();
-      bridge.set_texts("", "");  // so that a waiting frame does not wait for ever
-      sla2_job_cancel(job.get());
-    }
-    status = sla2_job_wait(job.get());
-    if (trouble) std::rethrow_exception(trouble);
-  }
   try {
-    if (bridge.failure()) std::rethrow_exception(bridge.failure());
-    require(status);
-    if (bridge.complete())
-      outputs.finish();
-    else if (!outputs.written().empty())
-      fail(SLA2_E_INTERNAL, "the job ended after {} frames without saying why", bridge.frames());
-    result.report = text_of([&](char* buffer, uint64_t capacity) { return sla2_job_report(job.get(), buffer, capacity); });
-    if (report_file) {
-      const std::string text = report_with_outputs(result.report, outputs);
-      report_file->write({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
-      report_file->commit();
-    }
-  } catch (...) {
-    forget_note();
+    run_to_end(request, observer, cancel, models, outputs, report_file);
+  } catch (const CliError& error) {
+    report_file.write_failure(error.status(), error.what());
+    throw;
+  } catch (const std::bad_alloc&) {
+    report_file.write_failure(SLA2_E_MEMORY, "out of memory");
+    throw;
+  } catch (const std::exception& error) {
+    report_file.write_failure(SLA2_E_INTERNAL, error.what());
     throw;
   }
+  result.report = report_file.job_report();
   result.written = outputs.written();
   result.report_path = request.plan.report;
-  result.frames = bridge.frames();
+  result.frames = nlohmann::json::parse(result.report).value("frames", 0);
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   if (!request.checkpoint.empty()) {
     std::error_code ignored;

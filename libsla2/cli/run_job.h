@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "earlier_run.h"
 #include "handles.h"
 #include "outputs.h"
 
@@ -17,9 +18,10 @@ struct JobRequest {
   OutputPlan plan;
   std::string checkpoint;  ///< file that keeps the state; "": none
   bool keep_checkpoint = false;
-  bool resume = false;                    ///< go on from `checkpoint`
-  std::vector<std::string> lora_digests;  ///< of the run that is repeated; empty: any will do
-  FrameSink* tap = nullptr;               ///< sees every frame before the outputs do; may be null
+  bool resume = false;             ///< go on from `checkpoint`
+  Earlier earlier;                 ///< the run that is repeated
+  std::vector<std::string> notes;  ///< told first
+  FrameSink* tap = nullptr;        ///< sees every frame before the outputs do; may be null
 };
 
 struct JobResult {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "session.h"
 
-#include <csignal>
 #include <new>
 
 #include "progress.h"
@@ -24,7 +23,7 @@ ExitCode run_in_foreground(const Verbosity& verbosity, const ForegroundWork& wor
   } catch (const CliError& error) {
     reporter.error(error.status(), error.what(), resume_command(checkpoint));
     if (error.status() == SLA2_E_CANCELLED && SignalWatcher::received() != 0) {
-      return SignalWatcher::received() == SIGINT ? ExitCode::kInterrupted : ExitCode::kTerminated;
+      return static_cast<ExitCode>(kSignalExit + SignalWatcher::received());
     }
     return exit_code_of(error.status());
   } catch (const std::bad_alloc&) {

@@ -44,15 +44,9 @@ bool is_flag(const SettingsSource& source, const char* name) {
   return std::any_of(source.values.begin(), source.values.end(), [&](const auto& value) { return value.first == name; });
 }
 
-/// What --from says of how the clip came about.
-json repeated_report(const SettingsSource& source) {
-  const std::optional<json> clip = read_metadata(source.from);
-  return clip ? clip->value("report", json::object()) : json::parse(read_text(source.from, kLargestSettingsFile), nullptr, false);
-}
-
 /// Repeating a clip with another pack would not be repeating it.
 void check_repeated_pack(const SettingsSource& source, const std::string& pack) {
-  const json report = repeated_report(source);
+  const json report = report_of(source.from);
   if (!report.is_object() || !report.contains("pack") || !report["pack"].is_object()) return;
   const std::string before = report["pack"].value("digest", "");
   const std::string info = text_of([&](char* buffer, uint64_t capacity) {
@@ -88,21 +82,36 @@ void locate_pack(const SettingsSource& source, Settings& settings) {
   if (!by_flag && !source.from.empty()) check_repeated_pack(source, pack.string());
 }
 
-std::vector<std::string> repeated_loras(const SettingsSource& source) {
-  std::vector<std::string> digests;
-  if (source.from.empty() || is_flag(source, "lora")) return digests;
-  const json report = repeated_report(source);
-  if (!report.is_object() || !report.contains("lora") || !report["lora"].is_array()) return digests;
-  for (const json& lora : report["lora"]) digests.push_back(lora.is_object() ? lora.value("digest", "") : "");
-  return digests;
+/// What a pack decides is not taken from the earlier run where another pack is named.
+void forget_pack(const SettingsSource& source, sla2_params* params) {
+  const auto named = [](const auto& value) { return value.first == "pack" && !value.second.empty(); };
+  if (source.from.empty() || std::none_of(source.values.begin(), source.values.end(), named)) return;
+  for (const char* name :
+       {"attention", "attention_schedule", "block_q", "block_k", "token_order", "router", "mix", "scope", "smooth_k"})
+    if (param_is_set(params, name)) require(sla2_params_unset(params, name));
+}
+
+/// --sparsity where a clip or a preset says full attention: the flag is newer, and means sparse attention.
+std::string apply_sparsity_flag(const SettingsSource& source, sla2_params* params) {
+  const bool decided = is_flag(source, "attention") || is_flag(source, "attention_schedule") || is_flag(source, "pack");
+  if (decided || !is_flag(source, "sparsity") || !param_is_set(params, "attention")) return {};
+  const std::string sparsity = param_text(params, "sparsity");
+  if (sparsity == "0" || param_text(params, "attention") != "full" || !param_text(params, "attention_schedule").empty())
+    return {};
+  require(sla2_params_set_text(params, "attention", "sla2"));
+  return fmt::format("attention = sla2 instead of full, because --sparsity {} is given; --mode full has it full", sparsity);
 }
 
 }  // namespace
 
 Settings gather_settings(const SettingsSource& source) {
-  Settings settings{make_params(), "", repeated_loras(source)};
+  Settings settings{make_params(), "", {}, {}};
   fs::path beside;
-  if (!source.from.empty()) merge_earlier_run(settings.params.get(), source.from);
+  if (!source.from.empty()) {
+    merge_earlier_run(settings.params.get(), source.from);
+    settings.earlier = {source.from, report_of(source.from), !is_flag(source, "lora")};
+    forget_pack(source, settings.params.get());
+  }
   if (!source.preset.empty()) {
     const fs::path preset = locate_preset(source.preset);
     const std::string before = param_text(settings.params.get(), "model");
@@ -113,6 +122,8 @@ Settings gather_settings(const SettingsSource& source) {
     require(sla2_params_set_text(settings.params.get(), name.c_str(), value.c_str()));
     if (name == "model") beside.clear();  // a path on the command line is relative to the working folder
   }
+  if (std::string note = apply_sparsity_flag(source, settings.params.get()); !note.empty())
+    settings.notes.push_back(std::move(note));
   std::string model = param_text(settings.params.get(), "model");
   if (model.empty()) model = kShippedModel;
   settings.model = fs::absolute(locate_model(model, beside)).lexically_normal().string();

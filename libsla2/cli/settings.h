@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "earlier_run.h"
 #include "handles.h"
 #include "locate.h"
 
@@ -19,7 +20,8 @@ struct SettingsSource {
 struct Settings {
   Params params;  ///< "model" set to the located path
   std::string model;
-  std::vector<std::string> lora_digests;  ///< of the run that --from repeats; empty: any will do
+  Earlier earlier;                 ///< the run that --from repeats
+  std::vector<std::string> notes;  ///< decisions the user should hear of
 };
 
 /// Throws ARGUMENT, FILE_*.

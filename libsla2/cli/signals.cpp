@@ -17,7 +17,6 @@ namespace {
 // A signal handler can reach only such variables.
 volatile std::sig_atomic_t received_signal = 0;
 volatile std::sig_atomic_t pipe_end = -1;
-constexpr int kSignalExit = 128;  // shells report 128 + signal
 constexpr std::array kSignals{SIGINT, SIGTERM, SIGHUP};
 
 void handle(int signal) {

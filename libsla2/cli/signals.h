@@ -6,6 +6,8 @@
 
 namespace sla2::cli {
 
+inline constexpr int kSignalExit = 128;  // shells report 128 + signal
+
 class SignalWatcher {
  public:
   /// One at a time per process. on_first runs on a thread of the watcher, not in the handler.

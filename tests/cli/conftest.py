@@ -35,7 +35,8 @@ def tiny_model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "2"}
+    # No cache of embeddings: tests never write into the home of who runs them.
+    return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"), "SLA2_CACHE": ""}
 
 
 @pytest.fixture(scope="session")

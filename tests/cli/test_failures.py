@@ -205,6 +205,44 @@ def test_nan_in_a_weight(sla2, broken_model, out):
     check(done, out, "step", "block 1")
 
 
+def test_the_report_of_a_run_that_failed(sla2, generate, broken_model, tool, environment, tiny_model, out):
+    report = out / "report.json"
+
+    def told() -> dict:
+        assert [path.name for path in out.iterdir()] == ["report.json"]
+        value = json.loads(report.read_text())
+        assert value["format"] == "sla2.report" and value["finished"] and value["outputs"] == []
+        report.unlink()
+        return value
+
+    def plant(part: bytearray) -> None:
+        part[0:4] = struct.pack("<f", float("nan"))
+
+    generate("-o", out / "a.mp4", "--report", report, "--vae", "/nowhere/vae.safetensors", code=NOT_FOUND)
+    missing = told()
+    assert missing["status"] != 0 and "/nowhere/vae.safetensors" in missing["error"]
+    generate("-o", out / "a.mp4", "--report", report, "--memory-limit", 1, code=MEMORY)
+    assert "memory_limit" in told()["error"]
+    header = (broken_model / "dit.safetensors").read_bytes()
+    names = json.loads(header[8 : 8 + struct.unpack("<Q", header[:8])[0]])
+    edit_tensor(broken_model / "dit.safetensors", next(n for n in names if "blocks.1" in n and n.endswith("ffn.net.2.weight")), plant)
+    flags = ("-m", broken_model, "-p", "x", "--steps", 3, "--no-checkpoint", "--report", report)
+    done = sla2("generate", *flags, "-o", out / "a.mp4", code=NUMERIC)
+    nan = told()
+    assert nan["error"] in done.stderr and "block 1" in nan["error"] and nan["steps_done"] == 0 and len(nan["fallbacks"]) > 0
+    command = [tool, "generate", "-m", tiny_model, "-p", "x", "--steps", "1000", "--json", "--no-checkpoint", "--report", report]
+    with subprocess.Popen([*command, "-o", out / "a.mp4"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
+        for line in process.stdout:
+            event = json.loads(line)
+            if event.get("phase") == "sample" and event["step"] == 2:
+                break
+        os.kill(process.pid, signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(60) == 130
+    stopped = told()
+    assert "cancelled" in stopped["error"].lower() and 0 < stopped["steps_done"] < 1000
+
+
 def test_nan_in_a_weight_of_the_vae(sla2, broken_model, out):
     def plant(part: bytearray) -> None:
         part[0:4] = struct.pack("<f", float("nan"))

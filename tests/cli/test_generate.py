@@ -202,3 +202,15 @@ def test_info_on_weights(sla2, tiny_model):
 def test_bench(sla2, tiny_model):
     report = json.loads(sla2("bench", "-m", tiny_model, "--steps", 2, "-n", 1, "--generate-only", "--json").stdout)
     assert report["generate"]["seconds"]["total"] > 0 and report["generate"]["step_seconds"] > 0
+
+
+def test_bench_of_attention_tells_where_sparse_is_faster(sla2):
+    command = ("bench", "--attention-only", "--threads", 1, "-n", 1, "--tokens", "512,256")
+    report = json.loads(sla2(*command, "--json").stdout)["attention"]
+    assert [(row["bits"], row["tokens"]) for row in report["rows"]] == [(16, 256), (16, 512), (8, 256), (8, 512)]
+    assert report["threads"] == 1 and all(row["full"] > 0 and len(row["sla2"]) == 4 for row in report["rows"])
+    for entry in report["faster_from"]:
+        rows = [row for row in report["rows"] if row["bits"] == entry["bits"]]
+        faster = [next(s["seconds"] for s in row["sla2"] if s["sparsity"] == entry["sparsity"]) < row["full"] for row in rows]
+        assert entry["tokens"] == (256 if all(faster) else 512 if faster[1] else None)
+    assert "faster from" in sla2(*command).stdout

@@ -30,7 +30,15 @@ def test_unknown_preset_names_the_nearest(sla2, preset_environment):
 
 
 def test_wrong_presets_are_named_with_the_place(sla2, tmp_path):
-    for text, words in (('{"params": {\n "stepz": 2}}', "steps"), ('{"params": {\n "steps": 0}}', "1000"), ('{"params": ', "")):
+    head = '{"name": "a", "description": "b", '
+    for text, words in (
+        (head + '"params": {\n "stepz": 2}}', "steps"),
+        (head + '"params": {\n "steps": 0}}', "1000"),
+        ('{"params": ', ""),
+        ('{"name": "a",\n "params": {"steps": 2}}', 'line 2, key "description"'),
+        ('{"description": "a",\n\n "params": {"steps": 2}}', 'line 3, key "name"'),
+        ('{"name": "a", "description": "b"}', '"params"'),
+    ):
         path = tmp_path / "wrong.json"
         path.write_text(text)
         error = sla2("presets", "check", path, code=None)

@@ -37,7 +37,7 @@ def stop_at(tool, environment, arguments, step: int, sent: int) -> tuple[int, st
         return process.wait(60), resume
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("step", [1, STEPS // 2])
 def test_stop_and_resume(tool, environment, sla2, tiny_model, tmp_path, whole, sent, code, step):
     out = tmp_path / "png"
@@ -63,6 +63,31 @@ def test_resume_of_8_bit_linears(tool, environment, sla2, tiny_model, tmp_path):
     sla2("resume", next(tmp_path.glob("*.sla2ckpt")), "--threads", 2)
     for frame in sorted((tmp_path / "whole").iterdir()):
         assert (tmp_path / "png" / frame.name).read_bytes() == frame.read_bytes()
+
+
+def test_resume_of_a_sparse_run(tool, environment, sla2, tiny_model, tmp_path):
+    """Also the metadata of the first frame, which tells the sparsity of the whole run."""
+    run = ["generate", "-m", tiny_model, "-p", PROMPT, "--steps", STEPS, "--width", 128, "--height", 128, "--frames", 1]
+    run += ["--sparsity", 0.6, "--router", "vmoba", "--block-q", 32, "--block-k", 16]
+    run += ["--attention-schedule", "steps 0-1: full", "--token-order", "tiles", "-o"]
+    sla2(*run, tmp_path / "whole")
+    code, _ = stop_at(tool, environment, [*run, tmp_path / "png"], 5, signal.SIGINT)
+    assert code == 130
+    sla2("resume", tmp_path / "png.sla2ckpt", "--report", tmp_path / "r.json")
+    for frame in sorted((tmp_path / "whole").iterdir()):
+        assert (tmp_path / "png" / frame.name).read_bytes() == frame.read_bytes()
+    told = json.loads((tmp_path / "r.json").read_text())["attention"]
+    assert (told["router"], told["forwards"], told["sparse_forwards"]) == ("vmoba", STEPS * 2 * 2, (STEPS - 2) * 2 * 2)
+
+
+def test_another_instruction_set_is_told(tool, environment, sla2, tiny_model, tmp_path):
+    command = ["generate", "-m", tiny_model, "-p", PROMPT, "--steps", 12, "-o", tmp_path / "a.gif"]
+    stop_at(tool, environment, command, 5, signal.SIGINT)
+    lower = {**environment, "SLA2_ISA": "scalar"}
+    said = sla2("resume", tmp_path / "a.gif.sla2ckpt", env=lower, timeout=300).stderr
+    assert "WARNING" in said and "isa was" in said and "scalar" in said
+    stop_at(tool, environment, command, 5, signal.SIGINT)
+    assert "WARNING" not in sla2("resume", tmp_path / "a.gif.sla2ckpt").stderr
 
 
 def test_resume_to_another_output(tool, environment, sla2, tiny_model, tmp_path, whole):

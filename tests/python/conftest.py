@@ -16,6 +16,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+os.environ.setdefault("SLA2_CACHE", "")  # the tool shall write nothing into the home of who runs the tests
 
 
 def build_dir() -> Path:

@@ -154,6 +154,7 @@ def make_tiny_model(folder: Path, seed: int = 0) -> Path:
                     "cfg_scale": 3.0,
                     "shift": 3.0,
                     "sampler": "unipc",
+                    "min_tokens": 0,
                 },
             },
             indent=2,

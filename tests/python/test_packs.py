@@ -365,6 +365,8 @@ GOOD = [
     "steps 3: full",
     "steps 0 - 10 % layers -4--2 : sparse_only @ 0.8;;\n full",
 ]
+BAD += ["sla2 bits=9", "sla2 router=given", "sla2@0.9 bits=8 tau=1", "bits=8", "layers 0: sla3 bits=8", "sla2@x router=vsa", "sla2 =8"]
+GOOD += ["sla2@0.9 bits=8; layers 1: sla2 @ 0.5 \t router=vmoba  bits=16", "layers 0: full bits=8"]
 GOOD += ["layers 2--1: pooled", "steps 0-100%:linear_only", "layers 1-2, 4: l_plus_s@1", "sla1@0.5", "steps 0-1e1: full"]
 
 

@@ -164,6 +164,10 @@ def _check_word(name: str, value: Any, words: tuple[Any, ...]) -> None:
 
 def _check_rules(rules: tuple[schedule.Rule, ...], layers: int, extra: int) -> None:
     for rule in rules:
+        if rule.bits is not None or rule.router is not None:
+            raise ArgumentError(
+                f'attention_schedule: in the rule "{rule.text}": bits= and router= are read by `sla2 generate` alone; leave them out'
+            )
         for number in (number for pair in rule.layers for number in pair):
             if not -layers <= number < layers + extra:
                 more = f", and {layers} to {layers + extra - 1} beside them" if extra else ""

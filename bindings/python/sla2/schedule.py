@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from sla2.errors import ArgumentError
 
+ROUTERS = ("sla2", "sla1", "vsa", "vmoba", "sparge")
 MODES = ("full", "sla2", "sla1", "sparse_only", "linear_only", "l_plus_s", "pooled")
 _EXAMPLE = "sla2@0.9; layers 0,-1: full; steps 0-20%: full"
 _BLANKS = " \t\r\n"
@@ -31,6 +32,8 @@ class Rule:
     steps: tuple[float, float] | None = None
     of_all: bool = False
     layers: tuple[tuple[int, int], ...] = ()
+    bits: int | None = None
+    router: str | None = None
 
     def fits(self, step: int, steps: int, layer: int, layers: int) -> bool:
         """Does it hold in this step of `steps` and layer of `layers`? Layers past the last (VACE) answer to their own numbers alone."""
@@ -84,11 +87,32 @@ def _layers(rule: str, text: str) -> tuple[tuple[int, int], ...]:
     return tuple(ranges)
 
 
+def _words(rule: str, what: str) -> tuple[str, int | None, str | None]:
+    """The mode's part, and bits=8 router=vmoba behind it."""
+    bits: int | None = None
+    router: str | None = None
+    if "=" not in what:
+        return what, bits, router
+    space = max(what.rfind(" ", 0, what.index("=")), what.rfind("\t", 0, what.index("=")))
+    if space < 0:
+        _complain(rule, what, "expected a mode first, then bits=8, bits=16 or router=NAME")
+    for word in what[space + 1 :].split():
+        name, _, value = word.partition("=")
+        if name == "bits" and "=" in word:
+            bits = {"8": 8, "16": 16}.get(value) or _complain(rule, word, "expected bits=8 or bits=16")
+        elif name == "router" and "=" in word:
+            router = value if value in ROUTERS else _complain(rule, word, "expected router=sla2, sla1, vsa, vmoba or sparge")
+        else:
+            _complain(rule, word, "expected bits=8, bits=16 or router=NAME after the mode")
+    return what[:space].strip(_BLANKS), bits, router
+
+
 def _rule(text: str) -> Rule:
     where, colon, what = text.partition(":")
     if not colon:
         where, what = "", text
     where, what = where.strip(_BLANKS), what.strip(_BLANKS)
+    what, bits, router = _words(text, what)
     mode, at, level = (part.strip(_BLANKS) for part in what.partition("@"))
     if mode not in MODES:
         _complain(text, what, f"expected {', '.join(MODES[:-1])} or {MODES[-1]}")
@@ -102,7 +126,7 @@ def _rule(text: str) -> Rule:
         steps, of_all = _steps(text, before[len("steps ") :].strip(_BLANKS))
     elif before or (colon and not where):
         _complain(text, before, 'expected "steps …" or "layers …" before the colon')
-    return Rule(text, mode, sparsity, steps, of_all, _layers(text, listed.strip(_BLANKS)) if named else ())
+    return Rule(text, mode, sparsity, steps, of_all, _layers(text, listed.strip(_BLANKS)) if named else (), bits, router)
 
 
 def parse(text: str) -> tuple[Rule, ...]:

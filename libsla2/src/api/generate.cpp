@@ -9,7 +9,6 @@
 #include "api/handles.h"
 #include "api/struct_size.h"
 #include "pipeline/pipeline.h"
-#include "weights/weights.h"
 
 struct sla2_model {
   std::shared_ptr<const sla2::pipeline::Model> model;
@@ -101,7 +100,7 @@ extern "C" {
 
 sla2_status sla2_file_info(const char* path, char* buffer, uint64_t capacity, uint64_t* needed) {
   return guard([&] {
-    const std::string json = sla2::weights::identify(&required(path, "sla2_file_info", "path")).json;
+    const std::string json = pipeline::file_info(&required(path, "sla2_file_info", "path"));
     const uint64_t bytes = sla2::api::copy_text(json, buffer, capacity);
     if (needed != nullptr) *needed = bytes;
   });

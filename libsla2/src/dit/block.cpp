@@ -32,7 +32,7 @@ attention::Operand heads_of(const float* data, int64_t width, int64_t head_dim) 
 }
 
 double self_attention(const config::DitConfig& c, const Block& block, const float* modulation, attention::Plan& plan,
-                      const attention::Parameters& learned, const Workspace& work) {
+                      const attention::Parameters& learned, attention::Probe* probe, const Workspace& work) {
   const float *shift = modulation, *scale = shift + c.dim, *gate = scale + c.dim;
   const auto eps = static_cast<float>(c.eps);
   const int64_t width = 3 * c.dim;
@@ -50,6 +50,7 @@ double self_attention(const config::DitConfig& c, const Block& block, const floa
     call.v = heads_of(work.qkv + 2 * c.dim, width, c.head_dim);
     call.out = {work.self_out, DType::kF32, 0, c.head_dim, c.dim};
     call.parameters = learned;
+    call.probe = probe;
     plan.forward(call, work.attention);
   });
   for_chunks(work, [&](int64_t row, int64_t rows) {
@@ -133,10 +134,10 @@ attention::Parameters learned_parameters(const weights::PackLayer& learned, cons
 }
 
 BlockTimes run_block(const config::DitConfig& config, const Block& block, const float* modulation, const Prompt& prompt,
-                     int64_t layer, attention::Plan& self_plan, const attention::Parameters& learned, attention::Plan& cross_plan,
-                     const Workspace& work) {
+                     int64_t layer, attention::Plan& self_plan, const attention::Parameters& learned, attention::Probe* probe,
+                     attention::Plan& cross_plan, const Workspace& work) {
   BlockTimes times;
-  times.attention_seconds = self_attention(config, block, modulation, self_plan, learned, work);
+  times.attention_seconds = self_attention(config, block, modulation, self_plan, learned, probe, work);
   times.attention_seconds += cross_attention(config, block, prompt, layer, cross_plan, work);
   feed_forward(config, block, modulation, work);
   return times;

@@ -27,6 +27,9 @@ enum class Precision : uint8_t {
   kBf16,  ///< bf16 inputs to matrix products, fp32 accumulation, fp32 residual stream, norms and modulation
 };
 
+/// What kAuto means on this machine; the others themselves.
+[[nodiscard]] Precision resolved(Precision precision);
+
 /// What self-attention does in one layer of one step.
 struct LayerAttention {
   attention::Mode mode = attention::Mode::kFull;
@@ -40,6 +43,12 @@ struct LayerAttention {
   int64_t min_tokens = 0;  ///< fewer tokens than this run as full where that is the same kind of thing; see attention::Config
   bool learned = false;    ///< reads what Options::pack holds for the layer
   int32_t mix_set = 0;     ///< and of its mixing numbers those of this κ
+  attention::Rule rule = attention::Config{}.rule;
+  double top_p = attention::Config{}.top_p, theta = attention::Config{}.theta;
+  double negligible = 0;  ///< mode sla1 alone
+  double mix_scale = attention::Config{}.mix_scale, mix_bias = attention::Config{}.mix_bias;
+  int32_t protect_first = 0, protect_last = 0, protect_near = attention::Config{}.protect_near;
+  double probe = 0;  ///< > 0: this fraction of the query blocks is compared with full attention; on the CPU
   auto operator<=>(const LayerAttention&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 reads a 0 into it
 };
 
@@ -67,6 +76,7 @@ class PromptContext {
 struct LayerReport {
   double seconds = 0, attention_seconds = 0;
   attention::Stats attention;
+  attention::Probe probe{};  ///< fraction 0: nothing was compared
 };
 
 struct ForwardReport {

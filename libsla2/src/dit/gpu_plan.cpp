@@ -30,6 +30,14 @@ Holding gpu_holding(const Options& options) {
   return {{DType::kBF16, kernels::Compute::kBf16}, options.linear_bits == 8};
 }
 
+void check_gpu_attention(const LayerAttention& kind) {
+  SLA2_CHECK(
+      kind.probe == 0, SLA2_E_UNSUPPORTED,
+      "diffusion model on a GPU: probe is {}; comparing with full attention would stop the queue in every layer: leave probe "
+      "at 0, or run on the CPU",
+      kind.probe);
+}
+
 GpuActivations::GpuActivations(const config::DitConfig& c, const Holding& holding, int64_t token_count, int64_t token_chunk,
                                int streams)
     : tokens(token_count), chunk(token_chunk > 0 ? std::min(token_count, token_chunk) : default_gpu_chunk(token_count)) {
@@ -71,8 +79,10 @@ PlanSummary plan_on(device::Gpu& gpu, const config::DitConfig& c, const latent::
   };
   uint64_t workspace = std::max(workspace_of(self_attention_config(c, grid.tokens(), {}, holding.compute)),
                                 workspace_of(cross_attention_config(c, grid.tokens(), keys, holding.compute)));
-  for (const LayerAttention& kind : kinds)
+  for (const LayerAttention& kind : kinds) {
+    check_gpu_attention(kind);
     workspace = std::max(workspace, workspace_of(self_attention_config(c, grid.tokens(), kind, holding.compute)));
+  }
 
   PlanSummary summary;
   const uint64_t pack = options.pack == nullptr ? 0 : options.pack->bytes();

@@ -32,6 +32,9 @@ struct GpuActivations {
 /// Rows at a time on a GPU where nobody says: enough for every multiprocessor, few enough for the FFN's hidden rows.
 [[nodiscard]] int64_t default_gpu_chunk(int64_t tokens);
 
+/// Throws UNSUPPORTED with the reason for what the GPU's blocks do not do; the attention room refuses the rest itself.
+void check_gpu_attention(const LayerAttention& kind);
+
 /// The form of weights on a GPU: bf16, or bytes in the blocks.
 [[nodiscard]] Holding gpu_holding(const Options& options);
 

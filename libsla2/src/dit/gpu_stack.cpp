@@ -282,6 +282,7 @@ void GpuDit::pass(std::span<Turn> turns, const latent::Latent& x, float timestep
   std::vector<attention::Plan*> self;
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     const LayerAttention kind = policy.empty() ? LayerAttention{} : policy[static_cast<size_t>(layer)];
+    check_gpu_attention(kind);
     self.push_back(&keep(self_plans_[kind], self_attention_config(config_, grid_.tokens(), kind, holding_.compute)));
   }
   for (Turn& turn : turns) {

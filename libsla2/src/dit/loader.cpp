@@ -64,12 +64,16 @@ std::vector<LinearSpec> resident_linears(const config::DitConfig& c) {
   return all;
 }
 
+Precision resolved(Precision precision) {
+  if (precision != Precision::kAuto) return precision;
+  return has_fast_bf16() ? Precision::kBf16 : Precision::kF32;
+}
+
 Holding choose_holding(const config::DitConfig& config, DType stored, const Options& options) {
   SLA2_CHECK(options.linear_bits == 16 || options.linear_bits == 8, SLA2_E_ARGUMENT, "linear_bits is {}, expected 16 or 8",
              options.linear_bits);
   const bool eight = options.linear_bits == 8;
-  const bool bf16 = options.precision == Precision::kBf16 || (options.precision == Precision::kAuto && has_fast_bf16());
-  if (bf16) return {{DType::kBF16, kernels::Compute::kBf16}, eight};
+  if (resolved(options.precision) == Precision::kBf16) return {{DType::kBF16, kernels::Compute::kBf16}, eight};
   const bool small = resident_parameters(config) * sizeof(float) <= kSmallModelBytes;
   if (small || stored == DType::kF32 || stored == DType::kF64) return {{DType::kF32, kernels::Compute::kF32}, eight};
   // fp8 · scale is rounded to bf16: 2^-9 of it, where fp8 itself was rounded to 2^-4.

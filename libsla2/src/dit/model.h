@@ -90,10 +90,10 @@ struct BlockTimes {
 };
 /// What attention reads of a pack in one layer.
 attention::Parameters learned_parameters(const weights::PackLayer& learned, const LayerAttention& layer);
-/// x += self-attention, cross-attention, FFN. `modulation` [6, dim] of this layer and timestep.
+/// x += self-attention, cross-attention, FFN. `modulation` [6, dim] of this layer and timestep; `probe` may be null.
 BlockTimes run_block(const config::DitConfig& config, const Block& block, const float* modulation, const Prompt& prompt,
-                     int64_t layer, attention::Plan& self_plan, const attention::Parameters& learned, attention::Plan& cross_plan,
-                     const Workspace& work);
+                     int64_t layer, attention::Plan& self_plan, const attention::Parameters& learned, attention::Probe* probe,
+                     attention::Plan& cross_plan, const Workspace& work);
 
 void embed_patches(const kernels::PackedLinear& patch, const latent::Latent& input, const config::DitConfig& config,
                    const Workspace& work);

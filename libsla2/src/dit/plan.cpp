@@ -57,6 +57,15 @@ attention::Config self_attention_config(const config::DitConfig& config, int64_t
   c.scope = layer.scope;
   c.smooth_k = layer.smooth_k;
   c.min_tokens = layer.min_tokens;
+  c.rule = layer.rule;
+  c.top_p = layer.top_p;
+  c.theta = layer.theta;
+  c.negligible = layer.negligible;
+  c.mix_scale = layer.mix_scale;
+  c.mix_bias = layer.mix_bias;
+  c.protect_first = layer.protect_first;
+  c.protect_last = layer.protect_last;
+  c.protect_near = layer.protect_near;
   return c;
 }
 

@@ -161,12 +161,15 @@ void LoadedDit::forward(const latent::Latent& x, float timestep, const PromptCon
     const attention::Parameters learned =
         kind.learned ? learned_parameters(options_.pack->layers[index], kind) : attention::Parameters{};
     attention::Plan& self = self_plan(kind);
+    attention::Probe probe{kind.probe};
+    // A call that runs as full has nothing to be compared with.
+    const bool probed = kind.probe > 0 && self.stats().mode_used != attention::Mode::kFull;
     const BlockTimes times = run_block(config_, blocks_[index], step_.blocks.data() + layer * kModulationVectors * config_.dim,
-                                       *prompt, layer, self, learned, cross, work_);
+                                       *prompt, layer, self, learned, probed ? &probe : nullptr, cross, work_);
     if (report != nullptr) {
       note_bad(layer, work_.x, values);
       const double spent = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-      report->layers.push_back({spent, times.attention_seconds, self.stats()});
+      report->layers.push_back({spent, times.attention_seconds, self.stats(), probed ? probe : attention::Probe{}});
     }
     watch(layer);
   }

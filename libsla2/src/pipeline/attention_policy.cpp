@@ -23,16 +23,27 @@ dit::LayerAttention one_layer(const AttentionSettings& attention, int step, int 
   if (guarded) return {};
   attention::Mode mode = attention.mode;
   double sparsity = attention.sparsity;
+  int32_t bits = attention.bits;
+  attention::Router router = attention.own.router;
   for (const AttentionRule& rule : attention.rules)
     if (rule.fits(step, steps, layer, layers)) {
       mode = rule.mode;
       sparsity = rule.sparsity.value_or(attention.sparsity);
+      bits = rule.bits.value_or(attention.bits);
+      router = rule.router.value_or(attention.own.router);
     }
   // Eight bits are for full attention too: it is the one with the most products.
-  if (mode == attention::Mode::kFull && attention.bits == dit::LayerAttention{}.bits) return {};
+  if (mode == attention::Mode::kFull && bits == dit::LayerAttention{}.bits) return {};
   if (mode == attention::Mode::kFull) sparsity = 0;
-  dit::LayerAttention one{mode, sparsity, attention.block_q, attention.block_k, attention.bits};
-  if (mode != attention::Mode::kFull) one.min_tokens = attention.min_tokens;
+  dit::LayerAttention one;
+  if (mode != attention::Mode::kFull) {
+    one = attention.own;
+    one.router = router;
+    one.min_tokens = attention.min_tokens;
+    if (mode != attention::Mode::kSla1) one.negligible = 0;
+  }
+  one.mode = mode, one.sparsity = sparsity, one.bits = bits;
+  one.block_q = attention.block_q, one.block_k = attention.block_k;
   if (attention.pack != nullptr && mode == attention.pack_mode)
     add_learned(attention, attention.pack->layers[static_cast<size_t>(layer)], one);
   return one;

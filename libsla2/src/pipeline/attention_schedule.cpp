@@ -18,6 +18,12 @@ constexpr std::array<std::pair<std::string_view, Mode>, 7> kModes{{{"full", Mode
                                                                    {"l_plus_s", Mode::kLPlusS},
                                                                    {"pooled", Mode::kPooled}}};
 
+constexpr std::array<std::pair<std::string_view, attention::Router>, 5> kRouters{{{"sla2", attention::Router::kSla2},
+                                                                                  {"sla1", attention::Router::kSla1},
+                                                                                  {"vsa", attention::Router::kVsa},
+                                                                                  {"vmoba", attention::Router::kVmoba},
+                                                                                  {"sparge", attention::Router::kSparge}}};
+
 std::string_view trimmed(std::string_view text) {
   const size_t first = text.find_first_not_of(" \t\r\n");
   if (first == std::string_view::npos) return {};
@@ -78,7 +84,31 @@ void read_layers(std::string_view rule, std::string_view part, AttentionRule& ou
   });
 }
 
+/// "bits=8 router=vmoba", in any order.
+void read_words(std::string_view rule, std::string_view words, AttentionRule& out) {
+  split(words, " \t", [&](std::string_view word) {
+    if (word.empty()) return;
+    constexpr std::string_view kBits = "bits=", kRouter = "router=";
+    if (word.starts_with(kBits)) {
+      out.bits = number<int32_t>(word.substr(kBits.size()));
+      constexpr int32_t kWhole = 16, kBytes = 8;
+      if (!out.bits || (*out.bits != kWhole && *out.bits != kBytes)) complain(rule, word, "expected bits=8 or bits=16");
+    } else if (word.starts_with(kRouter)) {
+      out.router = router_of(word.substr(kRouter.size()));
+      if (!out.router) complain(rule, word, "expected router=sla2, sla1, vsa, vmoba or sparge");
+    } else {
+      complain(rule, word, "expected bits=8, bits=16 or router=NAME after the mode");
+    }
+  });
+}
+
 void read_mode(std::string_view rule, std::string_view part, AttentionRule& out) {
+  if (const size_t equals = part.find('='); equals != std::string_view::npos) {
+    const size_t space = part.find_last_of(" \t", equals);
+    if (space == std::string_view::npos) complain(rule, part, "expected a mode first, then bits=8, bits=16 or router=NAME");
+    read_words(rule, part.substr(space + 1), out);
+    part = trimmed(part.substr(0, space));
+  }
   const size_t at = part.find('@');
   const auto mode = mode_of(trimmed(part.substr(0, at)));
   if (!mode) complain(rule, part, "expected full, sla2, sla1, sparse_only, linear_only, l_plus_s or pooled");
@@ -140,6 +170,18 @@ std::string_view mode_word(attention::Mode mode) {
 
 std::optional<attention::Mode> mode_of(std::string_view word) {
   for (const auto& [name, value] : kModes)
+    if (name == word) return value;
+  return std::nullopt;
+}
+
+std::string_view router_word(attention::Router router) {
+  for (const auto& [word, value] : kRouters)
+    if (value == router) return word;
+  return "unknown";
+}
+
+std::optional<attention::Router> router_of(std::string_view word) {
+  for (const auto& [name, value] : kRouters)
     if (name == word) return value;
   return std::nullopt;
 }

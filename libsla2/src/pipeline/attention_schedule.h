@@ -3,7 +3,8 @@
 //
 //   sla2@0.9; layers 0,-1: full; steps 0-20%: full; layers 10-19: sparse_only@0.8
 //
-//   rule    [steps WINDOW] [layers LIST] : MODE[@SPARSITY]     without steps and layers: everywhere, and no colon is needed
+//   rule    [steps WINDOW] [layers LIST] : MODE[@SPARSITY] [bits=8|16] [router=NAME]
+//           without steps and layers: everywhere, and no colon is needed; what is not said is the job's own
 //   WINDOW  A-B   steps by number, from 0, B included           A-B%  from A % to B % of the steps
 //   LIST    numbers and ranges A-B joined by commas; negative numbers count from the last layer (-1)
 //   MODE    full, sla2, sla1, sparse_only, linear_only, l_plus_s, pooled
@@ -27,6 +28,8 @@ struct AttentionRule {
   std::vector<std::pair<int64_t, int64_t>> layers;  ///< first, last; negative from the end; empty: all
   attention::Mode mode = attention::Mode::kFull;
   std::optional<double> sparsity;  ///< absent: the job's own
+  std::optional<int32_t> bits;
+  std::optional<attention::Router> router;
 
   [[nodiscard]] bool fits(int step, int steps_in_all, int64_t layer, int64_t layers_in_all) const;
 };
@@ -36,5 +39,8 @@ std::vector<AttentionRule> parse_attention_schedule(std::string_view text);
 /// The word of the table for a mode, and back; nothing for other words.
 std::string_view mode_word(attention::Mode mode);
 std::optional<attention::Mode> mode_of(std::string_view word);
+/// The same for routers; "given" is no word: nothing in a run gives masks.
+std::string_view router_word(attention::Router router);
+std::optional<attention::Router> router_of(std::string_view word);
 
 }  // namespace sla2::pipeline

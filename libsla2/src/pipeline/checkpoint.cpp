@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checkpoints and saved latents: safetensors files any tool can open. Tensors are fp32 as they are in memory, so a resumed
 // run continues with the same bits.
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "pipeline/loras.h"
+#include "pipeline/report.h"
 #include "pipeline/state.h"
 
 namespace sla2::pipeline {
@@ -38,6 +40,7 @@ std::map<std::string, std::string> common_metadata(const char* format, const Mod
           {"params", settings.values.to_json()},
           {"prompt_cleaned", settings.prompt},
           {"sigmas", list_of(settings.schedule.sigmas).dump()},
+          {"machine", machine_facts(settings).dump(-1, ' ', false, json::error_handler_t::replace)},
           {"digests", json{{"dit", model.dit_digest},
                            {"vae", model.vae_digest},
                            {"text_encoder", model.encoder_digest},
@@ -49,7 +52,7 @@ std::map<std::string, std::string> common_metadata(const char* format, const Mod
 /// Reads typed things out of a checkpoint's metadata and tensors, naming the file when something is off.
 class Reader {
  public:
-  explicit Reader(const std::string& path) : file_(weights::SafetensorsFile::open(path)) {}
+  explicit Reader(const std::string& path) : file_(open(path)) {}
 
   [[nodiscard]] const std::string& text(const char* key) const {
     const auto found = file_->metadata().find(key);
@@ -88,6 +91,17 @@ class Reader {
   [[nodiscard]] const weights::SafetensorsFile& file() const { return *file_; }
 
  private:
+  static std::shared_ptr<const weights::SafetensorsFile> open(const std::string& path) {
+    try {
+      return weights::SafetensorsFile::open(path);
+    } catch (const Error& error) {
+      if (error.status() != SLA2_E_FILE_FORMAT) throw;
+      fail(SLA2_E_FILE_FORMAT,
+           "{}. It is no checkpoint, or a damaged one: a stopped run leaves its checkpoint in OUT.sla2ckpt; a finished clip is "
+           "repeated with `sla2 generate --from CLIP`",
+           error.what());
+    }
+  }
   std::shared_ptr<const weights::SafetensorsFile> file_;
 };
 
@@ -119,6 +133,22 @@ config::ParamSet read_params(const Reader& reader, const std::string& path) {
   return values;
 }
 
+/// What checkpoints of before do not have; used for words alone, never for the frames.
+void read_later_entries(const Reader& reader, SavedJob& saved) {
+  const auto& metadata = reader.file().metadata();
+  if (const auto machine = metadata.find("machine"); machine != metadata.end()) saved.machine = machine->second;
+  if (!metadata.contains("attention")) return;
+  const json totals = reader.object("attention");
+  const auto number = [&](const char* key) {
+    return totals.is_object() && totals.contains(key) && totals[key].is_number() ? totals[key].get<double>() : 0.0;
+  };
+  constexpr double kMostForwards = 1e12;
+  AttentionTotals& attention = saved.state.attention;
+  attention.sparsity_sum = std::clamp(number("sparsity_sum"), -kMostForwards, kMostForwards);
+  attention.forwards = static_cast<int64_t>(std::clamp(number("forwards"), 0.0, kMostForwards));
+  attention.sparse_forwards = static_cast<int64_t>(std::clamp(number("sparse_forwards"), 0.0, kMostForwards));
+}
+
 }  // namespace
 
 void write_checkpoint(const std::string& path, const ModelParts& model, const Settings& settings, const JobState& state) {
@@ -130,6 +160,10 @@ void write_checkpoint(const std::string& path, const ModelParts& model, const Se
   metadata["negative_tokens"] = std::to_string(state.negative_tokens);
   metadata["use_fp32"] = state.use_fp32 ? "1" : "0";
   metadata["notes"] = json(state.notes).dump();
+  metadata["attention"] = json{{"sparsity_sum", state.attention.sparsity_sum},
+                               {"forwards", state.attention.forwards},
+                               {"sparse_forwards", state.attention.sparse_forwards}}
+                              .dump();
 
   std::vector<weights::OutputTensor> tensors;
   tensors.push_back(tensor_of("latent", state.x.values, shape_of(state.x)));
@@ -175,6 +209,7 @@ SavedJob read_checkpoint(const std::string& path) {
   for (const json& note : reader.object("notes")) {
     if (note.is_string()) state.notes.push_back(note.get<std::string>());
   }
+  read_later_entries(reader, saved);
   const weights::TensorInfo& latent = reader.tensor("latent", 4);
   state.x = {latent.shape[0], latent.shape[1], latent.shape[2], latent.shape[3], reader.values(latent)};
   const std::string_view prefix = kSolverPrefix;

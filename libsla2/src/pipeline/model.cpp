@@ -186,6 +186,25 @@ std::shared_ptr<const Model> Model::open(const std::string& path, const config::
   return std::make_shared<OpenModel>(std::move(parts));
 }
 
+std::string file_info(const std::string& path) {
+  const fs::path at = path_of(path);
+  std::error_code error;
+  const bool is_model = at.filename() == kModelJson || fs::exists(at / kModelJson, error);
+  if (!is_model || !fs::exists(at, error)) return weights::identify(path).json;
+  using nlohmann::ordered_json;
+  const ordered_json described = ordered_json::parse(Model::open(path, {})->describe());
+  const std::string parts =
+      fmt::format("{}; {}; {}", described["dit"]["summary"].get<std::string>(), described["vae"]["summary"].get<std::string>(),
+                  described["text_encoder"]["summary"].get<std::string>());
+  ordered_json told{{"path", path},
+                    {"kind", "model"},
+                    {"summary", fmt::format("model {}: {}", described["name"].get<std::string>(), parts)},
+                    {"fits", "sla2 generate -m; it is whole"}};
+  told.update(described);
+  told["path"] = path;
+  return told.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
 std::string OpenModel::describe() const {
   const auto part = [](const weights::Checkpoint& checkpoint, const std::string& digest) {
     return nlohmann::ordered_json{{"path", checkpoint.path()}, {"summary", checkpoint.identity().summary}, {"digest", digest}};

@@ -26,6 +26,10 @@ class Model {
   [[nodiscard]] virtual std::string describe() const = 0;  ///< JSON
 };
 
+/// What a file or folder is, from headers, as JSON: a model with model.json by its parts, everything else by weights::identify.
+/// Throws FILE_* | MODEL_MISMATCH | VERSION | UNSUPPORTED.
+std::string file_info(const std::string& path);
+
 enum class Phase : int32_t { kLoad = 1, kText = 2, kSample = 3, kDecode = 4, kDone = 5 };
 
 struct Progress {

@@ -2,6 +2,8 @@
 // The run report.
 #include "pipeline/report.h"
 
+#include <algorithm>
+
 #include "pipeline/loras.h"
 #include "pipeline/router_pack.h"
 
@@ -12,19 +14,52 @@ namespace {
 using nlohmann::ordered_json;
 constexpr int kReportVersion = 1;
 
+ordered_json probe_json(const ProbeTotals& probe) {
+  if (probe.calls == 0) return nullptr;
+  const auto calls = static_cast<double>(probe.calls);
+  return {{"calls", probe.calls},
+          {"relative_l1", probe.l1_sum / calls},
+          {"cosine", probe.cosine_sum / calls},
+          {"worst_relative_l1", probe.worst_l1}};
+}
+
+/// What was asked of sparse layers, and what came of it over all of them.
+ordered_json attention_report(const Settings& settings, const RunRecord& record) {
+  ProbeTotals probe;
+  std::map<std::string, int64_t> modes;
+  for (const LayerTotals& layer : record.layers) {
+    probe.calls += layer.probe.calls;
+    probe.l1_sum += layer.probe.l1_sum;
+    probe.cosine_sum += layer.probe.cosine_sum;
+    probe.worst_l1 = std::max(probe.worst_l1, layer.probe.worst_l1);
+    for (const auto& [mode, forwards] : layer.modes) modes[mode] += forwards;
+  }
+  const AttentionTotals& totals = record.attention;
+  return {{"asked", mode_word(settings.attention.mode)},
+          {"router", settings.values.text("router")},
+          {"forwards", totals.forwards},
+          {"sparse_forwards", totals.sparse_forwards},
+          {"achieved_sparsity", totals.achieved_sparsity()},
+          {"modes", modes},
+          {"probe", probe_json(probe)}};
+}
+
 ordered_json layer_list(const RunRecord& record) {
   ordered_json layers = ordered_json::array();
   for (size_t i = 0; i < record.layers.size(); ++i) {
     const LayerTotals& layer = record.layers[i];
-    const double sparsity = layer.sparse_forwards > 0 ? layer.sparsity_sum / static_cast<double>(layer.sparse_forwards) : 0.0;
+    ordered_json modes = ordered_json::object();
+    for (const auto& [mode, forwards] : layer.modes) modes[mode] = forwards;
     layers.push_back({{"layer", i},
-                      {"forwards", layer.forwards},
-                      {"sparse_forwards", layer.sparse_forwards},
-                      {"achieved_sparsity", sparsity},
+                      {"forwards", layer.attention.forwards},
+                      {"sparse_forwards", layer.attention.sparse_forwards},
+                      {"achieved_sparsity", layer.attention.achieved_sparsity()},
+                      {"modes", modes},
                       {"attention_bits", layer.attention_bits},
                       {"attention_products", dtype_name(layer.attention_products)},
                       {"seconds", layer.seconds},
-                      {"attention_seconds", layer.attention_seconds}});
+                      {"attention_seconds", layer.attention_seconds},
+                      {"probe", probe_json(layer.probe)}});
   }
   return layers;
 }
@@ -46,14 +81,29 @@ void RunRecord::add(const dit::ForwardReport& report) {
     LayerTotals& to = layers[i];
     to.seconds += from.seconds;
     to.attention_seconds += from.attention_seconds;
-    ++to.forwards;
+    to.attention.add(from.attention);
     to.attention_bits = from.attention.bits_used;
     to.attention_products = from.attention.products_used;
-    if (from.attention.mode_used != attention::Mode::kFull) {
-      ++to.sparse_forwards;
-      to.sparsity_sum += from.attention.achieved_sparsity;
+    ++to.modes[std::string(mode_word(from.attention.mode_used))];
+    if (from.probe.fraction > 0) {
+      ++to.probe.calls;
+      to.probe.l1_sum += from.probe.relative_l1;
+      to.probe.cosine_sum += from.probe.cosine;
+      to.probe.worst_l1 = std::max(to.probe.worst_l1, from.probe.relative_l1);
     }
   }
+}
+
+ordered_json resolved_precision(const Settings& settings) {
+  // The VAE's bf16 is only where it is asked for (vae/decoder.cpp), and on GPUs.
+  const bool dit = settings.dit_on_gpu || dit::resolved(settings.precision) == dit::Precision::kBf16;
+  const bool vae = settings.vae_on_gpu || settings.vae_precision == vae::Precision::kBf16;
+  const auto word = [](bool bf16) { return bf16 ? "bf16" : "fp32"; };
+  return {{"dit", word(dit)}, {"vae", word(vae)}};
+}
+
+ordered_json machine_facts(const Settings& settings) {
+  return {{"cpu", cpu_name()}, {"isa", isa_name(active_isa())}, {"precision", resolved_precision(settings)}};
 }
 
 std::string report_json(const ModelParts& model, const Settings& settings, const MemoryPlanSummary& plan,
@@ -89,6 +139,7 @@ std::string report_json(const ModelParts& model, const Settings& settings, const
                      {"decode", record.decode_seconds},
                      {"total", record.total_seconds}};
   root["step_seconds"] = record.step_seconds;
+  root["attention"] = attention_report(settings, record);
   root["layers"] = layer_list(record);
   root["lora"] = lora_report(settings);
   root["pack"] = pack_report(model, settings);
@@ -107,9 +158,10 @@ std::string report_json(const ModelParts& model, const Settings& settings, const
   root["memory"] = {{"planned_bytes", plan.peak_bytes()},        {"planned_text_bytes", plan.text_bytes},
                     {"planned_sample_bytes", plan.sample_bytes}, {"planned_decode_bytes", plan.decode_bytes},
                     {"limit_bytes", plan.limit_bytes},           {"peak_resident_bytes", peak_resident_bytes()}};
-  root["machine"] = {{"cpu", cpu_name()},
-                     {"isa", isa_name(active_isa())},
-                     {"threads", settings.threads > 0 ? settings.threads : physical_threads()}};
+  root["machine"] = machine_facts(settings);
+  if (record.use_fp32) root["machine"]["precision"]["dit"] = "fp32, after a NaN";
+  root["machine"]["threads"] = settings.threads > 0 ? settings.threads : physical_threads();
+  root["rng"] = "mt19937, as torch.randn on a CPU";
   return root.dump(2, ' ', false, ordered_json::error_handler_t::replace);
 }
 

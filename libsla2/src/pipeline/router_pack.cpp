@@ -13,12 +13,6 @@ using weights::RouterPack;
 
 constexpr double kSameKappa = 1e-9;
 
-attention::Router router_of(const std::string& word) {
-  if (word == "sla1") return attention::Router::kSla1;
-  if (word == "vmoba") return attention::Router::kVmoba;
-  return word == "sparge" ? attention::Router::kSparge : attention::Router::kSla2;
-}
-
 attention::Mix mix_of(const std::string& word) {
   if (word == "const") return attention::Mix::kConst;
   if (word == "head_scalar") return attention::Mix::kHeadScalar;
@@ -28,7 +22,7 @@ attention::Mix mix_of(const std::string& word) {
 void hold(std::shared_ptr<const RouterPack> pack, AttentionSettings& attention) {
   const PackMetadata& m = pack->metadata;
   attention.pack_mode = mode_of(m.mode).value();
-  attention.router = router_of(m.router);
+  attention.router = router_of(m.router).value();
   attention.mix = mix_of(m.alpha_mode);
   attention.scope = m.linear_scope == "global" ? attention::Scope::kGlobal : attention::Scope::kComplement;
   attention.smooth_k = m.smooth_k;
@@ -102,6 +96,10 @@ void check_rules(const RouterPack& pack, const std::vector<AttentionRule>& rules
   for (const AttentionRule& rule : rules)
     if (rule.mode != attention::Mode::kFull && mode_word(rule.mode) != pack.metadata.mode)
       contradiction(pack, "attention_schedule", fmt::format("…{}…", mode_word(rule.mode)), pack.metadata.mode + " (or full)");
+  for (const AttentionRule& rule : rules)
+    if (rule.router && router_word(*rule.router) != pack.metadata.router)
+      contradiction(pack, "attention_schedule", fmt::format("…router={}…", router_word(*rule.router)),
+                    "router " + pack.metadata.router);
 }
 
 std::vector<AttentionRule> rules_of_pack(const RouterPack& pack) {
@@ -138,13 +136,17 @@ void decide(const RouterPack& pack, const config::ParamSet& params, Settings& se
   fixed("block_q", std::to_string(m.block_q));
   fixed("block_k", std::to_string(m.block_k));
   fixed("token_order", m.token_order);
+  fixed("router", m.router);
+  fixed("mix", m.alpha_mode);
+  fixed("scope", m.linear_scope);
+  fixed("smooth_k", m.smooth_k ? "true" : "false");
   constexpr double kDigits = 1e12;  // 1 - 0.07 without its last bits
   if (!given("sparsity")) values.set_text("sparsity", config::number_text(std::round((1 - m.kappa.front()) * kDigits) / kDigits));
   if (!given("bits")) values.set_text("bits", std::to_string(m.bits));
 }
 
-/// SLA v1 projections among the weights: theirs is mode sla1, where the user asks for it. The files do not tell their blocks, so
-/// those may be set.
+/// SLA v1 projections among the weights: theirs is mode sla1, where the user asks for it. The files do not tell their blocks,
+/// router, scope and smoothing, so those may be set.
 void apply_weights(const ModelParts& model, Settings& settings) {
   if (!weights::has_sla1_weights(*model.dit)) return;
   const config::DitConfig& c = model.dit_config;
@@ -156,6 +158,13 @@ void apply_weights(const ModelParts& model, Settings& settings) {
     return;
   }
   hold(std::make_shared<RouterPack>(weights::sla1_weights(*model.dit, c.layers, c.heads, c.head_dim)), settings.attention);
+  const PackMetadata& m = settings.attention.pack->metadata;
+  const auto settle = [&](const char* name, const std::string& usual) {
+    if (!settings.values.is_set(name)) settings.values.set_text(name, usual);
+  };
+  settle("router", m.router);
+  settle("scope", m.linear_scope);
+  settle("smooth_k", m.smooth_k ? "true" : "false");
 }
 
 /// Sparsities at which layers read the pack, each once.

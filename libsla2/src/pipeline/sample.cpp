@@ -29,6 +29,7 @@ class SamplingRun {
     noise_.restore(job.state.noise_state);
     if (job.state.step > 0) solver_->restore(job.state.solver);
     velocity_ = uncond_ = job.state.x;
+    attention_ = job.state.attention;
   }
 
   void run() {
@@ -42,6 +43,7 @@ class SamplingRun {
       job_.note([&](RunRecord& r) {
         r.step_seconds.push_back(seconds);
         r.steps_done = i + 1;
+        r.attention = job_.state.attention;
       });
       save_if_due(i + 1);
       meter_.report(Phase::kSample, i + 1, steps, share());
@@ -56,8 +58,7 @@ class SamplingRun {
   [[nodiscard]] bool below_fp32() const {
     if (job_.state.use_fp32) return false;
     if (on_gpu()) return true;
-    return settings_.linear_bits < 16 || settings_.precision == dit::Precision::kBf16 ||
-           (settings_.precision == dit::Precision::kAuto && has_fast_bf16());
+    return settings_.linear_bits < 16 || dit::resolved(settings_.precision) == dit::Precision::kBf16;
   }
 
   /// Load the DiT and everything that depends on the prompts and the grid; also after a change of precision. A GPU whose memory
@@ -81,6 +82,7 @@ class SamplingRun {
       r.load_seconds += seconds;
       r.dit_where = rung_text(job_.rung);
       r.products = dit_->products();
+      r.use_fp32 = job_.state.use_fp32;
     });
   }
 
@@ -125,6 +127,7 @@ class SamplingRun {
     else
       dit_->forward(job_.state.x, timestep, *positive_, policy, job_.cancel, velocity_, &first);
     const auto judged = [&](const dit::ForwardReport& report, const latent::Latent& velocity) {
+      for (const dit::LayerReport& layer : report.layers) attention_.add(layer.attention);
       job_.note([&](RunRecord& r) { r.add(report); });
       if (report.first_bad_block < 0 && !all_finite(velocity.values)) return static_cast<int>(dit_->config().layers);
       return report.first_bad_block;
@@ -188,6 +191,7 @@ class SamplingRun {
     job_.state.solver = std::move(solver_state);
     job_.state.noise_state = std::move(noise_state);
     job_.state.step = i + 1;
+    job_.state.attention = attention_;
   }
 
   void save_if_due(int done) {
@@ -221,6 +225,7 @@ class SamplingRun {
   std::unique_ptr<dit::PromptContext> positive_, negative_;
   latent::Latent velocity_, uncond_;  // [C,F,H,W]
   std::vector<float> next_;
+  AttentionTotals attention_;
 };
 
 }  // namespace

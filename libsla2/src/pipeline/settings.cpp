@@ -66,32 +66,6 @@ void resolve_schedule(const ModelParts& model, const config::ParamSet& params, S
   settings.values.set_text("steps", std::to_string(settings.steps()));
 }
 
-void resolve_attention(const ModelParts& model, Settings& settings) {
-  const config::ParamSet& values = settings.values;
-  AttentionSettings& attention = settings.attention;
-  attention.mode = mode_of(values.text("attention")).value();
-  attention.bits = static_cast<int32_t>(values.integer("bits"));
-  const std::string order = values.text("token_order");
-  attention.token_order = order == "tiles"     ? attention::Order::kTiles
-                          : order == "hilbert" ? attention::Order::kHilbert
-                                               : attention::Order::kRaster;
-  attention.rules = parse_attention_schedule(values.text("attention_schedule"));
-  attention.min_tokens = values.integer("min_tokens");
-  attention.sparsity = values.number("sparsity");
-  attention.block_q = static_cast<int32_t>(values.integer("block_q"));
-  attention.block_k = static_cast<int32_t>(values.integer("block_k"));
-  attention.steps_first = values.integer("dense_steps_first");
-  attention.steps_last = values.integer("dense_steps_last");
-  attention.layers_first = values.integer("dense_layers_first");
-  attention.layers_last = values.integer("dense_layers_last");
-  const bool asked = attention.mode != attention::Mode::kFull || !attention.rules.empty();
-  if (asked && attention_kinds(attention, settings.steps(), model.dit_config.layers).empty())
-    settings.notes.emplace_back("attention is full everywhere: the dense steps, layers or rules asked for leave nothing else");
-  if (asked && settings.grid.tokens() < attention.min_tokens)
-    settings.notes.push_back(fmt::format("min_tokens = {}: this clip has {} tokens, so sla2, sparse_only and pooled run as full",
-                                         attention.min_tokens, settings.grid.tokens()));
-}
-
 void resolve_linear_bits(const ModelParts& model, Settings& settings) {
   settings.linear_bits = static_cast<int>(settings.values.integer("linear_bits"));
   dit::Options options;
@@ -144,7 +118,7 @@ Settings resolve_settings(const ModelParts& model, const config::ParamSet& param
   settings.seed = static_cast<uint64_t>(values.integer("seed"));
   open_loras(model, settings);
   apply_pack(model, params, settings);
-  resolve_attention(model, settings);
+  resolve_attention(model, params, settings);
   tell_kappas(model, settings);
   settings.precision = dit_precision(values.text("precision"));
   settings.gpu = choose_gpu(values.text("device"), stand_in, settings.notes);

@@ -27,6 +27,7 @@ struct AttentionSettings {
   std::vector<AttentionRule> rules;  ///< of attention_schedule; the last that fits decides
   int32_t block_q = 128, block_k = 64;
   int64_t min_tokens = 0;
+  dit::LayerAttention own;  ///< what the user says of sparse layers beside that: router, mixing, protected blocks, probe
   std::shared_ptr<const weights::RouterPack> pack;  ///< or SLA v1 weights of the model; null: nothing was learned
   /// In layers of the pack's mode: what it says, then what was learned.
   attention::Mode pack_mode = attention::Mode::kFull;
@@ -55,7 +56,8 @@ struct Settings {
 
   AttentionSettings attention;
   std::vector<weights::LoraFile> loras;
-  device::Gpu* gpu = nullptr;  ///< where the DiT shall run; null: the CPU
+  device::Gpu* gpu = nullptr;                   ///< where the DiT shall run; null: the CPU
+  bool dit_on_gpu = false, vae_on_gpu = false;  ///< as planned, once the memory has been looked at
   dit::Precision precision = dit::Precision::kAuto;
   int linear_bits = 16;
   vae::Precision vae_precision = vae::Precision::kAuto;
@@ -70,6 +72,10 @@ struct Settings {
   [[nodiscard]] int steps() const noexcept { return static_cast<int>(schedule.timesteps.size()); }
   [[nodiscard]] bool guided() const noexcept { return cfg_scale != 1.0f; }
 };
+
+/// Mode, blocks, router and so on from the values; mode sla2 where only a sparsity is given. After apply_pack. `params`: what the
+/// user set. Throws ARGUMENT.
+void resolve_attention(const ModelParts& model, const config::ParamSet& params, Settings& settings);
 
 /// Throws ARGUMENT for values that contradict each other or the model, DEVICE where a GPU is asked for and there is none.
 /// `stand_in`: see Job::start.

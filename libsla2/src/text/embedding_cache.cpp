@@ -52,7 +52,11 @@ bool EmbeddingCache::load(const std::string& cleaned, const std::string& encoder
   std::error_code problem;
   if (!std::filesystem::exists(path, problem)) return false;
   try {
-    if (read_entry(path, cleaned, encoder_digest, embedding)) return true;
+    if (read_entry(path, cleaned, encoder_digest, embedding)) {
+      std::filesystem::last_write_time(path, std::filesystem::file_time_type::clock::now(),
+                                       problem);  // for who prunes the folder
+      return true;
+    }
     log(SLA2_LOG_INFO, "embedding cache: {} is of another prompt or damaged; encoding anew", path);
   } catch (const Error& error) {
     log(SLA2_LOG_WARNING, "embedding cache: {}; encoding anew", error.what());

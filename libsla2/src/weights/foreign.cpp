@@ -19,7 +19,7 @@ struct Signature {
 
 using std::string_view_literals::operator""sv;
 
-constexpr std::array<Signature, 11> kSignatures{{
+constexpr std::array<Signature, 15> kSignatures{{
     {"PK\x03\x04"sv,
      "a zip archive, most likely a PyTorch checkpoint (.pth, .pt, .ckpt): not read, because a pickle can run "
      "code; convert it with safetensors.torch.save_file(torch.load(path, weights_only=True), target)"},
@@ -37,7 +37,31 @@ constexpr std::array<Signature, 11> kSignatures{{
     {"\x7f"
      "ELF"sv,
      "a program, not weights"},
+    {"\x1a\x45\xdf\xa3"sv, "a video (WebM, Matroska)"},
+    {"GIF8"sv, "a GIF picture"},
+    {"\x89PNG"sv, "a PNG picture"},
+    {"\xff\xd8\xff"sv, "a JPEG picture"},
 }};
+
+/// An MP4 says so after the length of its first box.
+bool is_mp4(std::string_view text) { return text.size() >= 8 && text.substr(4, 4) == "ftyp"; }
+
+/// A sentencepiece model is a protocol buffer whose first field is a piece: 0a LENGTH 0a LENGTH text 15 (its score).
+bool is_sentencepiece(std::string_view text) {
+  constexpr size_t kTextAt = 4, kOneByteLength = 0x80, kScore = 5;  // of a score: its tag and an fp32
+  if (text.size() < kTextAt || text[0] != '\x0a' || text[2] != '\x0a') return false;
+  const size_t outer = static_cast<unsigned char>(text[1]), inner = static_cast<unsigned char>(text[3]);
+  if (outer >= kOneByteLength || outer < inner + 2 + kScore || kTextAt + inner >= text.size()) return false;
+  return text[kTextAt + inner] == '\x15';
+}
+
+/// Nothing but text where a file of weights has its header's length: two of its bytes would be 0.
+bool is_text(std::string_view text) {
+  return std::none_of(text.begin(), text.end(), [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return byte == 0x7f || (byte < 0x20 && c != '\t' && c != '\n' && c != '\r' && c != '\f');
+  });
+}
 
 }  // namespace
 
@@ -53,6 +77,8 @@ std::string describe_foreign(std::span<const std::byte> head, uint64_t file_byte
   for (const Signature& signature : kSignatures) {
     if (text.starts_with(signature.magic)) return std::string(signature.what);
   }
+  if (is_mp4(text)) return "a video (MP4)";
+  if (is_sentencepiece(text)) return std::string(kTokenizerText);
   std::string lower(text);
   std::transform(lower.begin(), lower.end(), lower.begin(),
                  [](char c) { return static_cast<char>(std::tolower(static_cast<unsigned char>(c))); });
@@ -65,6 +91,7 @@ std::string describe_foreign(std::span<const std::byte> head, uint64_t file_byte
   constexpr size_t kMinimum = 10;  // length and "{}"
   if (text.starts_with("{") && (text.size() < kMinimum || text[8] != '{')) return "a JSON text";
   if (file_bytes < kMinimum) return fmt::format("a file of {} bytes, too short for any safetensors file", file_bytes);
+  if (is_text(text)) return "a text file";
   return "";
 }
 

@@ -5,10 +5,14 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace sla2::weights {
 
 constexpr size_t kForeignProbeBytes = 512;
+
+/// What describe_foreign says of a sentencepiece model.
+constexpr std::string_view kTokenizerText = "a sentencepiece tokenizer (spiece.model), not weights";
 
 /// "" if `head` (the first min(kForeignProbeBytes, file_bytes) bytes) may begin a safetensors file; else what it is and
 /// what to do, as the end of a sentence.

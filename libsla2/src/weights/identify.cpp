@@ -213,7 +213,9 @@ Description describe(const SourceSet& set, Kind kind) {
     case Kind::kLora: return describe_lora(set);
     case Kind::kClip:
       return {"CLIP encoder", "image-to-video models, which this version does not run", "", json::object(), json::object()};
-    case Kind::kTaehv: return {"TAEHV preview decoder", "previews of a Wan DiT", "", json::object(), json::object()};
+    case Kind::kTaehv:
+      return {"TAEHV preview decoder", "nothing in this version: its previews come from the latent alone", "", json::object(),
+              json::object()};
     case Kind::kRouterPack: return describe_pack(set);
     case Kind::kCheckpoint: return {"sla2 job checkpoint", "`sla2 resume` continues it", "", json::object(), json::object()};
     case Kind::kLatent:
@@ -334,6 +336,9 @@ Identity identify(const std::string& path) {
     const auto probed = std::span(head).first(static_cast<size_t>(std::min<uint64_t>(head.size(), probe.size())));
     probe.read(0, probed);
     const std::string foreign = describe_foreign(probed, probe.size());
+    if (foreign == kTokenizerText)
+      return plain_identity(path, Kind::kOther, foreign,
+                            "the UMT5 encoder it came with: keep it beside that, or name it with tokenizer");
     if (!foreign.empty()) return plain_identity(path, Kind::kOther, foreign, "nothing this version knows");
   }
   return identify(open_sources(path));

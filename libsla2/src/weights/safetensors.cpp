@@ -31,9 +31,11 @@ class File final : public SafetensorsFile {
 
     uint64_t header_bytes = 0;
     std::memcpy(&header_bytes, head.data(), sizeof(header_bytes));
-    SLA2_CHECK(header_bytes <= kMaxHeaderBytes, SLA2_E_FILE_FORMAT,
-               "{}: a header of {} bytes is announced, at most {} are allowed; this is not a safetensors file", path,
-               header_bytes, kMaxHeaderBytes);
+    SLA2_CHECK(
+        header_bytes <= kMaxHeaderBytes, SLA2_E_FILE_FORMAT,
+        "{}: not a safetensors file: its first eight bytes, the length of the header there, say {}, and at most {} is allowed; "
+        "`sla2 info` says what files are",
+        path, header_bytes, kMaxHeaderBytes);
     SLA2_CHECK(header_bytes <= file_.size() - kLengthBytes, SLA2_E_FILE_FORMAT,
                "{}: the file has {} bytes, its header alone needs {}: incomplete download? Fetch the file again", path,
                file_.size(), header_bytes + kLengthBytes);

@@ -4,6 +4,7 @@
 #include <catch2/catch.hpp>
 
 #include "dit/dit.h"
+#include "dit/gpu_plan.h"
 #include "dit/plan.h"
 
 using namespace sla2;
@@ -22,6 +23,21 @@ config::DitConfig wan_1_3b() {
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 
 }  // namespace
+
+TEST_CASE("a GPU refuses a probe with the reason; a layer's words reach the attention room") {
+  dit::LayerAttention layer{attention::Mode::kSla2, 0.9};
+  CHECK_NOTHROW(dit::check_gpu_attention(layer));
+  layer.probe = 0.5;
+  CHECK_THROWS_WITH(dit::check_gpu_attention(layer),
+                    Catch::Matchers::Contains("probe is 0.5") && Catch::Matchers::Contains("CPU"));
+  layer.router = attention::Router::kSparge, layer.rule = attention::Rule::kHybrid, layer.top_p = 0.3, layer.theta = 0.6;
+  layer.protect_first = 1, layer.protect_last = 2, layer.protect_near = 3, layer.mix_scale = 0.7, layer.mix_bias = -1;
+  layer.mix = attention::Mix::kConst, layer.scope = attention::Scope::kGlobal, layer.smooth_k = false, layer.min_tokens = 9;
+  const attention::Config c = dit::self_attention_config(wan_1_3b(), 320, layer, kernels::Compute::kF32);
+  CHECK((c.router == layer.router && c.rule == layer.rule && c.top_p == 0.3 && c.theta == 0.6));
+  CHECK((c.protect_first == 1 && c.protect_last == 2 && c.protect_near == 3 && c.mix_scale == 0.7 && c.mix_bias == -1));
+  CHECK((c.mix == layer.mix && c.scope == layer.scope && !c.smooth_k && c.min_tokens == 9 && c.sparsity == 0.9));
+}
 
 TEST_CASE("weights of the 1.3B model stay as narrow as they are stored, without cross k and v and the text MLP") {
   const latent::Grid grid{5, 16, 16};

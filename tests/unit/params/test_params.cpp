@@ -143,6 +143,9 @@ TEST_CASE("errors in presets say line and key") {
   CHECK_THAT(error_of_merge("{\"steps\": 5,\n\"steps\": 6}"), Contains("line 2") && Contains("twice"));
   CHECK_THAT(error_of_merge("{\n\"name\": \"x\",\n\"steps\": 3,\n\"params\": {}}"),
              Contains("line 3") && Contains("inside params"));
+  CHECK_THAT(error_of_merge("{\n\"params\": {\"steps\": 3}}"), Contains("line 2, key \"name\"") && Contains("missing"));
+  CHECK_THAT(error_of_merge("{\"name\": \"x\",\n\"params\": {}}"), Contains("line 2, key \"description\""));
+  CHECK_THAT(error_of_merge("{\"name\": \"x\", \"description\": \"y\"}"), Contains("line 1, key \"name\"") && Contains("params"));
   CHECK_THAT(error_of_merge("{\"steps\": null}"), Contains("null"));
   CHECK_THAT(error_of_merge("{\"sigmas\": [[1]]}"), Contains("list inside a list"));
   CHECK_THAT(error_of_merge("{\"sigmas\": [1, \"x\"]}"), Contains("numbers only"));

@@ -42,6 +42,17 @@ TEST_CASE("the last rule that fits decides") {
   CHECK(attention_kinds(attention, 10, 6).size() == 2);
 }
 
+TEST_CASE("bits and router by rule; the others have the job's own") {
+  auto attention = settings_of("sla2; layers 1: sla2@0.9 bits=8 router=vmoba; layers 2: full bits=8; layers 3: sla2 router=vsa");
+  attention.own.router = attention::Router::kSparge;
+  const auto policy = attention_policy(attention, 0, 1, 5);
+  CHECK((policy[0].bits == 16 && policy[0].router == attention::Router::kSparge));
+  CHECK((policy[1].bits == 8 && policy[1].router == attention::Router::kVmoba && policy[1].sparsity == 0.9));
+  CHECK((policy[2].mode == Mode::kFull && policy[2].bits == 8 && policy[2].router == attention::Config{}.router));
+  CHECK((policy[3].bits == 16 && policy[3].router == attention::Router::kVsa && policy[3].sparsity == 0.5));
+  CHECK(policy[4] == policy[0]);
+}
+
 TEST_CASE("every mode, negative ranges, new lines, and the job's own sparsity") {
   const auto attention = settings_of(
       "layers 0: sla1\nlayers 1: sparse_only;\n layers 2:linear_only; layers -4--3: l_plus_s; layers 5-5:pooled;layers 6 : sla2");
@@ -86,6 +97,11 @@ TEST_CASE("a rule that cannot be says which and why") {
   CHECK_THAT(message("sla2; layers 0: sla3"), Contains("layers 0: sla3") && Contains("got \"sla3\"") && Contains("example"));
   CHECK_THAT(message("sla2@1.5"), Contains("0 to 1"));
   CHECK_THAT(message("sla2@x"), Contains("0 to 1"));
+  CHECK_THAT(message("sla2@x bits=8"), Contains("0 to 1"));
+  CHECK_THAT(message("sla2 bits=9"), Contains("bits=8") && Contains("got \"bits=9\""));
+  CHECK_THAT(message("sla2 router=given"), Contains("vmoba"));
+  CHECK_THAT(message("sla2 bits=8 tau=1"), Contains("router=NAME"));
+  CHECK_THAT(message("bits=8"), Contains("mode first"));
   CHECK_THAT(message("layers a: full"), Contains("got \"a\""));
   CHECK_THAT(message("layers 0,,2: full"), Contains("expected layers"));
   CHECK_THAT(message("layers 5-2: full"), Contains("goes up"));

@@ -32,6 +32,19 @@ TEST_CASE("the table's choices are the sampler's names") {
   CHECK(std::string(config::find_param("schedule").choices) == "auto|" + joined(sampler::grid_names()));
 }
 
+TEST_CASE("the user's own words are those of every sparse layer, and of no full one") {
+  AttentionSettings attention;
+  attention.mode = attention::Mode::kSla2;
+  attention.rules = parse_attention_schedule("layers 1: full; layers 2: sla1");
+  attention.own.router = attention::Router::kVmoba;
+  attention.own.protect_last = 2;
+  attention.own.negligible = 0.25;
+  const auto policy = attention_policy(attention, 0, 1, 3);
+  CHECK((policy[0].router == attention::Router::kVmoba && policy[0].protect_last == 2 && policy[0].negligible == 0));
+  CHECK(policy[1] == dit::LayerAttention{});
+  CHECK((policy[2].router == attention::Router::kVmoba && policy[2].negligible == 0.25));  // it is sla1's alone
+}
+
 TEST_CASE("dense guards keep first and last steps and layers full") {
   AttentionSettings attention;
   attention.mode = attention::Mode::kSla2;

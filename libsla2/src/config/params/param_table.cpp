@@ -29,6 +29,7 @@ constexpr double kMaxSeed = 9007199254740991.0;  // 2^53 - 1: the largest run of
 constexpr double kMaxSide = 8192;                // pixels; 512 rotary positions a side, half of the trained table
 constexpr double kMaxFrames = 1021;              // 256 latent frames
 constexpr double kMaxTokens = 2147483647;        // of one token order
+constexpr double kMostProtected = 65535;         // key blocks: 4 million tokens of 64
 constexpr double kMaxMemoryMb = 16.0 * 1024 * 1024;
 
 // name, type, group, help, unit, choices, default, min, max, step, advanced
@@ -57,15 +58,18 @@ constexpr ParamRow kTable[] = {
     {"seed", kInt, "Sampling", "The same seed and settings give the same clip.", "", "", "0", 0, kMaxSeed, 1, false},
 
     {"attention", kChoice, "Attention",
-     "full: every key; sla2: the strongest key blocks exactly, the rest linearly; others: see docs/numerics.md.", "",
-     "full|sla2|sla1|sparse_only|linear_only|l_plus_s|pooled", "full", 0, 0, 0, false},
-    {"sparsity", kFloat, "Attention", "Fraction of key blocks skipped where attention is not full.", "", "", "0.9", 0, 1, 0.01,
-     false},
+     "full: every key; sla2: the strongest key blocks exactly, the rest linearly; others: see docs/numerics.md. Where sparsity "
+     "is "
+     "given and this is not: sla2.",
+     "", "full|sla2|sla1|sparse_only|linear_only|l_plus_s|pooled", "full", 0, 0, 0, false},
+    {"sparsity", kFloat, "Attention",
+     "Fraction of key blocks skipped where attention is not full; given alone it means attention sla2.", "", "", "0.9", 0, 1,
+     0.01, false},
     {"bits", kChoice, "Attention", "8: queries and keys are multiplied as bytes, values in bf16.", "", "16|8", "16", 0, 0, 0,
      false},
     {"attention_schedule", kString, "Attention",
-     "Rules by layer and step, the last that fits decides: \"sla2@0.9; layers 0,-1: full; steps 0-20%: full\".", "", "", "", 0, 0,
-     0, true},
+     "Rules by layer and step, the last that fits decides: \"sla2@0.9; layers 0,-1: full; steps 0-20%: full\".",
+     "", "", "", 0, 0, 0, true},
     {"token_order", kChoice, "Attention",
      "Order of tokens in the sparse layers: tiles (4x4x4) and hilbert make key blocks compact in space and time; not for weights "
      "trained in raster order.",
@@ -74,12 +78,46 @@ constexpr ParamRow kTable[] = {
      "Router pack: what was learned for this model (sla2-calibrate, sla2-train); it sets mode, blocks and sparsity.", "", "", "",
      0, 0, 0, false},
     {"min_tokens", kInt, "Attention",
-     "Clips of fewer tokens run full attention instead of sla2, sparse_only and pooled: it is faster there.", "tokens", "", "0",
+     "Clips of fewer tokens run full attention instead of sla2, sparse_only and pooled: it is faster there.", "tokens", "", "512",
      0, kMaxTokens, 1, true},
     {"dense_steps_first", kInt, "Attention", "First steps that keep full attention.", "steps", "", "0", 0, 1000, 1, true},
     {"dense_steps_last", kInt, "Attention", "Last steps that keep full attention.", "steps", "", "0", 0, 1000, 1, true},
     {"dense_layers_first", kInt, "Attention", "First layers that keep full attention.", "layers", "", "0", 0, 1000, 1, true},
     {"dense_layers_last", kInt, "Attention", "Last layers that keep full attention.", "layers", "", "0", 0, 1000, 1, true},
+    {"router", kChoice, "Attention",
+     "How key blocks are chosen: sla2, sla1: best mean scores; vsa: the same, made for tiles; vmoba: a share of the scores "
+     "(top_p); "
+     "sparge: by self-similarity (rule, top_p, theta).",
+     "", "sla2|sla1|vsa|vmoba|sparge", "sla2", 0, 0, 0, true},
+    {"rule", kChoice, "Attention",
+     "Blocks that router sparge keeps: topk: as many as sparsity says; cdf: a share of top_p; hybrid: the larger of both.", "",
+     "topk|cdf|hybrid", "topk", 0, 0, 0, true},
+    {"top_p", kFloat, "Attention", "Share of the scores to reach: router vmoba, and sparge with rule cdf or hybrid.", "", "",
+     "0.25", 0, 1, 0.01, true},
+    {"theta", kFloat, "Attention", "Router sparge keeps blocks whose mean cosine with themselves is below this; -1: none.", "",
+     "", "-1", -1, 1, 0.01, true},
+    {"protect_first", kInt, "Attention", "First key blocks that are always kept, counted among the kept.", "blocks", "", "0", 0,
+     kMostProtected, 1, true},
+    {"protect_last", kInt, "Attention", "Last key blocks that are always kept.", "blocks", "", "0", 0, kMostProtected, 1, true},
+    {"protect_near", kInt, "Attention", "Key blocks around the query block's own that are always kept; -1: not even its own.",
+     "blocks", "", "-1", -1, kMostProtected, 1, true},
+    {"mix", kChoice, "Attention",
+     "Where the weight a of sla2's two branches comes from: head_affine_lse: from what was skipped; const: mix_bias; the others "
+     "need a pack.",
+     "", "head_affine_lse|const|head_scalar|block", "head_affine_lse", 0, 0, 0, true},
+    {"mix_scale", kFloat, "Attention", "Scale of mix head_affine_lse in layers where nothing was learned.", "", "", "0.6", -100,
+     100, 0, true},
+    {"mix_bias", kFloat, "Attention",
+     "Bias of mix head_affine_lse in layers where nothing was learned; with mix const a is its sigmoid.", "", "", "0.5", -100,
+     100, 0, true},
+    {"scope", kChoice, "Attention", "Keys of sla1's linear branch: those that were skipped, or all.", "", "complement|global",
+     "complement", 0, 0, 0, true},
+    {"smooth_k", kBool, "Attention", "The linear branch sees keys minus their mean.", "", "", "true", 0, 0, 0, true},
+    {"negligible", kFloat, "Attention", "Mode sla1: this fraction of the key blocks, the least, is in neither branch.", "", "",
+     "0", 0, 1, 0.01, true},
+    {"probe", kFloat, "Attention",
+     "Fraction of query blocks at which sparse layers are compared with full attention, for the report; costs that share of it.",
+     "", "", "0", 0, 1, 0.01, true},
     {"block_q", kChoice, "Attention", "Query rows per attention block.", "rows", "32|64|128", "128", 0, 0, 0, true},
     {"block_k", kChoice, "Attention", "Key rows per attention block.", "rows", "16|32|64|128", "64", 0, 0, 0, true},
 

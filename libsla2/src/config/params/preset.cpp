@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Presets and metadata objects: JSON text in, (key, line, value) entries out. A SAX reader over an iterator that counts
 // lines, because an error must say where, and nlohmann's tree has forgotten lines.
+#include <algorithm>
 #include <cstddef>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -68,6 +69,7 @@ class PresetReader final : public nlohmann::json_sax<json> {
     }
     if (depth_ == 1 && key_ == "params" && !in_list_) {
       wrapped_ = true;
+      params_line_ = key_line_;
       depth_ = 2;
       seen_params_.clear();
       return true;
@@ -103,7 +105,17 @@ class PresetReader final : public nlohmann::json_sax<json> {
   }
 
   std::vector<PresetEntry> take() {
-    if (!wrapped_) return std::move(outer_);
+    const auto has = [&](std::string_view key) {
+      return std::any_of(outer_.begin(), outer_.end(), [&](const PresetEntry& entry) { return entry.key == key; });
+    };
+    if (!wrapped_) {
+      for (const PresetEntry& entry : outer_)
+        SLA2_CHECK(entry.key != "name" && entry.key != "description" && entry.key != "$schema", SLA2_E_ARGUMENT,
+                   "{}, line {}, key \"{}\": belongs to a preset, which needs \"params\": {{ … }} beside it; a bare object has "
+                   "settings alone",
+                   where_, entry.line, entry.key);
+      return std::move(outer_);
+    }
     // A preset: beside "params" only what describes it.
     for (const PresetEntry& entry : outer_) {
       const bool known = entry.key == "$schema" || entry.key == "name" || entry.key == "description";
@@ -114,6 +126,10 @@ class PresetReader final : public nlohmann::json_sax<json> {
       SLA2_CHECK(entry.form == PresetEntry::Form::kString, SLA2_E_ARGUMENT, "{}, line {}, key \"{}\": expected a text in quotes",
                  where_, entry.line, entry.key);
     }
+    // What presets/schema.json requires.
+    for (const char* key : {"name", "description"})
+      SLA2_CHECK(has(key), SLA2_E_ARGUMENT, "{}, line {}, key \"{}\": is missing; a preset has name, description and params",
+                 where_, params_line_, key);
     return std::move(inner_);
   }
 
@@ -140,7 +156,7 @@ class PresetReader final : public nlohmann::json_sax<json> {
   std::string where_;
   const int* line_;
   int depth_ = 0;
-  int key_line_ = 0;
+  int key_line_ = 0, params_line_ = 0;
   bool in_list_ = false, wrapped_ = false;
   size_t list_count_ = 0;
   std::string key_, list_;
