@@ -35,11 +35,16 @@ double lse_rounding(const Case& c, const Head& head, Arithmetic plain) {
 }
 
 /// What the library says about its own run must be true.
-std::string check_stats(const Case& c, const Truth& truth, const attention::Stats& stats) {
+std::string check_stats(const Case& c, const Truth& truth, Arithmetic ran, const attention::Stats& stats) {
   // The mean's error is at most the rows' largest; with few rows plain code's largest is a matter of luck, and is not asked.
   constexpr int64_t kEnoughRows = 32;
   constexpr double kFactor = 2, kJitter = 1e-6;
   if (c.has_nan()) return "";
+  const int32_t bits = ran == Arithmetic::kInt8 || ran == Arithmetic::kFp8 ? 8 : 16;
+  const DType products = ran == Arithmetic::kF32 ? DType::kF32 : DType::kBF16;
+  if (c.problem.mode != Mode::kLinearOnly && (stats.bits_used != bits || stats.products_used != products))
+    return fmt::format("stats: {} bits and {} products ran; expected {} and {}", stats.bits_used, dtype_name(stats.products_used),
+                       bits, dtype_name(products));
   const bool full = runs_full(c, truth.kept_share);
   const int expected_mode = full ? 1 : static_cast<int>(c.problem.mode) + 1;
   if (static_cast<int>(stats.mode_used) != expected_mode)
@@ -87,7 +92,7 @@ Finding check_isa(const Case& c, const Settings& settings, Subject& subject, con
   f.reason = verdict.reason;
   f.share = verdict.share;
   if (verdict.status == Status::kFail) return f;
-  const std::string stats = check_stats(c, truth, first.stats);
+  const std::string stats = check_stats(c, truth, arithmetic_of(c, target), first.stats);
   if (!stats.empty()) return f.reason = stats, f;
   const std::string wrong = verdict.status == Status::kMistrusted ? "" : check_extras(c, truth, first, target);
   if (!wrong.empty()) return f.reason = wrong, f;

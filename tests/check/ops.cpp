@@ -69,7 +69,7 @@ std::vector<OpVersions> op_versions() {
   for (const Op& op : kOps) {
     OpVersions versions{op.name, {}, op.alone};
     Address last = nullptr;
-    for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
+    for (const Isa isa : kAllIsas) {
       const Address here = op.of(kernels::attention_ops(isa));
       if (here != last) versions.isas.emplace_back(isa_name(isa));
       last = here;

@@ -32,6 +32,12 @@ inline constexpr int64_t kGemmRows = 6;
 /// 8-bit scores: 4 rows x 8 keys are 8 accumulators, 2 registers of widened keys, 1 broadcast and room for the product.
 inline constexpr int64_t kInt8Rows = 4;
 
+// ---- AVX-512 ----------------------------------------------------------------------------------------------------------------
+
+/// fp32 products, 16 x 16: 16 accumulators, 1 register of B; a broadcast is part of its FMA. Half of them would hide the FMA's
+/// latency on two full-width ports; twice as many halve the loads of B, and 16 divides a block of 128.
+inline constexpr int64_t kWideGemmRows = 16;
+
 // ---- AVX-512 with BF16 ------------------------------------------------------------------------------------------------------
 
 /// Scores, and all other bf16 products: 4 rows x 64 columns are 16 accumulators and 4 registers of the right-hand side, and the

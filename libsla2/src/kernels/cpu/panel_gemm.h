@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Panel product for vectors of N floats, for AVX2 and AVX-512 files only: some rows x 16 columns of C stay in registers while k
-// runs.
-//   AVX2     6 rows: 12 accumulators, 2 of B, 1 broadcast. Per k 12 FMA for 2 loads and 6 broadcasts: the two FMA ports are
-//            the limit, not the two load ports.
-//   AVX-512  16 rows: 16 accumulators, 1 of B; a broadcast is part of its FMA. Half of them would hide the FMA's latency on two
-//            full-width ports; twice as many halve the loads of B, and 16 divides a block of 128.
+// runs. Why so many rows: kernels/tiles.h.
 #pragma once
 #include <hwy/highway.h>
 
@@ -17,7 +13,7 @@ namespace {
 
 namespace hn = hwy::HWY_NAMESPACE;
 template <size_t N>
-inline constexpr int kTileRows = N == 8 ? 6 : 16;
+inline constexpr int kTileRows = static_cast<int>(N == 8 ? kGemmRows : kWideGemmRows);
 
 template <size_t N, int rows>
 void panel_tile(int64_t depth, const float* a, int64_t a_row, int64_t a_step, const float* b, float* c, int64_t c_row,
