@@ -74,14 +74,17 @@ def test_the_wan_command_knows_its_flags(tmp_path: Path) -> None:
 
 def test_eight_lines_of_c(tmp_path: Path) -> None:
     code = re.search(r"```c\n(.*?)```", README, re.DOTALL)
-    assert code is not None
+    assert code is not None and len(code.group(1).strip().splitlines()) == 8
     (tmp_path / "readme.c").write_text(code.group(1))
     library = find_library()
     program = tmp_path / "readme"
     subprocess.run(["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-I", ROOT / "libsla2/include", tmp_path / "readme.c", "-o", program, library,
                     f"-Wl,-rpath,{library.parent}"], check=True)  # fmt: skip
-    done = subprocess.run([program], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    (tmp_path / "presets").symlink_to(ROOT / "presets")
+    done = subprocess.run([program], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
+    head, pixels = (tmp_path / "clip.ppm").read_bytes().split(b"\n", 1)
+    assert head == b"P6 128 2176 255" and len(pixels) == 2176 * 128 * 3 and len(set(pixels)) > 100
 
 
 def find_library() -> Path:
