@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
-#include <optional>
 #include <random>
 
 #include "handles.h"
@@ -113,16 +112,16 @@ json row_of(int64_t tokens, int32_t bits, int threads, int runs) {
 
 /// The least length from which on the sparse call is faster at every length measured.
 json faster_from(const json& rows, int32_t bits, size_t sparsity) {
-  std::optional<int64_t> from;
+  json from;  // null: at none
   for (const json& row : rows) {
     if (row["bits"] != bits) continue;
     const bool faster = row["sla2"][sparsity]["seconds"].get<double>() < row["full"].get<double>();
     if (!faster)
-      from.reset();
-    else if (!from)
-      from = row["tokens"].get<int64_t>();
+      from = nullptr;
+    else if (from.is_null())
+      from = row["tokens"];
   }
-  return {{"bits", bits}, {"sparsity", kSparsities[sparsity]}, {"tokens", from ? json(*from) : json(nullptr)}};
+  return {{"bits", bits}, {"sparsity", kSparsities[sparsity]}, {"tokens", from}};
 }
 
 }  // namespace

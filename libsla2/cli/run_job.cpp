@@ -252,7 +252,12 @@ std::string default_checkpoint(const OutputPlan& plan) {
   std::string first = !plan.outputs.empty() ? plan.outputs.front() : plan.sheet;
   while (first.size() > 1 && first.ends_with('/')) first.pop_back();
   const size_t percent = first.find('%', first.rfind('/') == std::string::npos ? 0 : first.rfind('/'));
-  if (percent != std::string::npos) first = first.substr(0, percent) + "frames";  // frame_%04d.png → frame_frames.sla2ckpt
+  if (percent != std::string::npos) {
+    // frame_%04d.png → frame_frames.sla2ckpt; beside a folder that the frames are to make, where nothing may lie before them
+    const fs::path folder = fs::path(first).parent_path();
+    const bool made = !folder.empty() && !fs::exists(folder);
+    first = made ? folder.string() : first.substr(0, percent) + "frames";
+  }
   return first.empty() ? "" : first + ".sla2ckpt";
 }
 

@@ -163,7 +163,7 @@ TEST_CASE("an allocation that fails in the middle of a step costs nothing but th
   CHECK(failing.used_bytes() == 0);
 }
 
-TEST_CASE("the text encoder on a GPU: gives way to the CPU, and keeps its embeddings apart from the CPU's") {
+TEST_CASE("the text encoder on a GPU: gives way to the CPU, and shares the cache where weights are stored in bf16") {
   config::ParamSet params = small_job();
   const std::filesystem::path folder = std::filesystem::temp_directory_path() / fmt::format("sla2_gpu_embeddings_{}", ::getpid());
   for (const auto& [name, value] : {std::pair{"frames", "1"}, {"steps", "1"}}) params.set_text(name, value);
@@ -177,7 +177,7 @@ TEST_CASE("the text encoder on a GPU: gives way to the CPU, and keeps its embedd
   CHECK(first.report["device"]["text_encoder"] == kTextOnGpu);
   CHECK(first.report["device"]["text_planned_bytes"].get<uint64_t>() >= gpu.peak_bytes());
   CHECK(first.report["device"]["dit"] == "the CPU");    // there is only memory for the other
-  CHECK(distance(first.latent, on_cpu.latent) < 0.02);  // other weights by 2^-9, and a transformer that rounds to bf16
+  CHECK(distance(first.latent, on_cpu.latent) < 0.02);  // a transformer that rounds to bf16
   CHECK(gpu.launches("sla2_text_attention") > 0);
   CHECK(gpu.used_bytes() == 0);
   CHECK(second.report["device"]["text_encoder"] == "the cache");
@@ -185,8 +185,8 @@ TEST_CASE("the text encoder on a GPU: gives way to the CPU, and keeps its embedd
   CHECK(second.latent == first.latent);
 
   const Clip cpu_after = generate(params, nullptr);
-  CHECK(cpu_after.report["embedding_from_cache"] == false);
-  CHECK(cpu_after.latent == on_cpu.latent);
+  CHECK(cpu_after.report["embedding_from_cache"] == true);  // the small model's encoder is stored in bf16, as the GPU holds it
+  CHECK(distance(cpu_after.latent, on_cpu.latent) < 0.02);
   std::filesystem::remove_all(folder);
   params.set_text("embedding_cache", "");
 

@@ -79,6 +79,12 @@ TEST_CASE("UMT5 on the GPU: weights of fp32 become bf16, and that is all the dif
   CHECK(text::embedding_digest(*stored.checkpoint(), digest, true) == digest);
 }
 
+TEST_CASE("UMT5 on the GPU: its embeddings have a name of their own in the cache unless weights are stored in bf16") {
+  const RandomUmt5 narrow({}, DType::kBF16, true), wide({}, DType::kF32, false);
+  CHECK(text::embedding_digest(*narrow.checkpoint(), "d", true) == text::embedding_digest(*narrow.checkpoint(), "d", false));
+  CHECK(text::embedding_digest(*wide.checkpoint(), "d", true) != text::embedding_digest(*wide.checkpoint(), "d", false));
+}
+
 TEST_CASE("UMT5 on the GPU: the same bits twice, alone or with others, with either order of copies") {
   const Umt5Sizes sizes{.layers = 5};  // each place is used again
   const RandomUmt5 model(sizes, DType::kBF16, true);
