@@ -144,7 +144,7 @@ def test_two_threads_share_a_model(model):
     ("call", "kinds", "words"),
     [
         (lambda m: sla2.Model.load("nowhere"), (sla2.FileMissingError, FileNotFoundError), "nowhere"),
-        (lambda m: sla2.info(__file__), (sla2.FileFormatError, ValueError), "test_bindings.py"),
+        (lambda m: sla2.Model.load(__file__), (sla2.FileFormatError, ValueError), "test_bindings.py"),
         (lambda m: m.generate(PROMPT, stepz=3), (sla2.ArgumentError, ValueError), 'did you mean "steps"'),
         (lambda m: m.generate(PROMPT, steps=-1), (sla2.ArgumentError, ValueError), "out of range"),
         (lambda m: m.generate(PROMPT, width=72), (sla2.ArgumentError, ValueError), "72"),
