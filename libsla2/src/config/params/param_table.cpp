@@ -68,8 +68,8 @@ constexpr ParamRow kTable[] = {
     {"bits", kChoice, "Attention", "8: queries and keys are multiplied as bytes, values in bf16.", "", "16|8", "16", 0, 0, 0,
      false},
     {"attention_schedule", kString, "Attention",
-     "Rules by layer and step, the last that fits decides: \"sla2@0.9; layers 0,-1: full; steps 0-20%: full\".",
-     "", "", "", 0, 0, 0, true},
+     "Rules by layer and step, the last that fits decides: \"sla2@0.9; layers 0,-1: full; steps 0-20%: full\".", "", "", "", 0, 0,
+     0, true},
     {"token_order", kChoice, "Attention",
      "Order of tokens in the sparse layers: tiles (4x4x4) and hilbert make key blocks compact in space and time; not for weights "
      "trained in raster order.",
