@@ -64,3 +64,19 @@ def run_probe(probe):
         return done
 
     return run
+
+
+@pytest.fixture(scope="module")
+def sla2():
+    """The library through ctypes."""
+    import sla2_ctypes
+
+    return sla2_ctypes.Sla2()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny model with every part random."""
+    from make_tiny_model import make_tiny_model
+
+    return make_tiny_model(tmp_path_factory.mktemp("tiny"))

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sla2_ctypes as s
-from make_tiny_model import make_tiny_model
 
 CHILD = """
 import json, resource, sys
@@ -31,16 +30,6 @@ if run.frames is not None:
 print(json.dumps({"status": run.status, "error": run.error, "report": run.report}))
 """
 BIG = {"prompt": "a red ball", "width": 512, "height": 512, "frames": 5, "steps": 1, "cfg_scale": 1, "preview_every": 0, "threads": 1}
-
-
-@pytest.fixture(scope="module")
-def sla2():
-    return s.Sla2()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 def run_child(folder, room, out, **more) -> dict:

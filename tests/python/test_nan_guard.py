@@ -13,22 +13,11 @@ import numpy as np
 import pytest
 import sla2_ctypes as s
 import torch
-from make_tiny_model import make_tiny_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 HUGE = 3.4e38  # fp32 holds it, bf16 rounds it to infinity
 NAN = float("nan")
-
-
-@pytest.fixture(scope="module")
-def sla2():
-    return s.Sla2()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 def values(**more):

@@ -23,16 +23,6 @@ STEPS = 3
 
 
 @pytest.fixture(scope="module")
-def sla2():
-    return s.Sla2()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
 def model(sla2, folder):
     return sla2.open(folder)
 
